@@ -6,7 +6,7 @@ after it. Lists and texts that an evaluation row uses as input are left out.
 """
 import random
 
-from .tasks import LANGS, L, TASKS, facts, gen_topic, join, opinion, scene, words, GENERATORS, build
+from .tasks import LANGS, L, facts, gen_topic, join, opinion, scene, GENERATORS, build
 from .world import CONTINENTS, COUNTRY_LIST, ELEMENT_LIST, OPPOSITE_LIST, TOPICS, WORD_LIST
 
 STATEMENTS = {  # operation -> lang -> sentences about an input {a} and its result {b}

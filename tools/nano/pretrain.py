@@ -1,8 +1,5 @@
 """From corpus to weights: the byte-level BPE tokenizer and the training of the nano Llama."""
 import hashlib
-import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +89,7 @@ def losses(stream, model, *, steps, batch=16, length=256, lr=0.02, seed=0, compi
     optimizers = [Muon(matrices, lr=lr),
                   torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)]
     base = [o.param_groups[0]["lr"] for o in optimizers]
-    step_model = torch.compile(model) if compile else model
+    step_model = torch.compile(model, dynamic=False) if compile else model
     tokens, rng = batch * length, np.random.default_rng(seed)
     order = rng.permutation(len(stream) // tokens)
     model.train()

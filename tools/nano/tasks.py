@@ -5,7 +5,6 @@ Wordings come in three groups, train / dev / test; no test wording shares a run 
 (six characters in Chinese) with a training wording. `build(seed)` returns the five splits.
 """
 import random
-from functools import partial
 
 from .world import (BAD_LIST, CONTINENTS, COUNTRY_LIST, DEEDS, ELEMENT_LIST, GOOD_LIST, OPPOSITE_LIST, PEOPLE_LIST,
                     SUBJECT_LIST, TOPICS, WORD_LIST)

@@ -1,0 +1,11 @@
+"""A course that you can run: derive, verify and use instruction tuning."""
+__version__ = "0.1.0"
+__all__ = ["tune", "open_run"]
+
+
+def __getattr__(name):
+    # `import instruct_course` stays instant: torch and its company load on the first use
+    if name in __all__:
+        from . import recipe
+        return getattr(recipe, name)
+    raise AttributeError(f"module 'instruct_course' has no attribute {name!r}")

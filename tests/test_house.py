@@ -1,0 +1,117 @@
+"""The house is in order: notebooks and modules in step, outputs that a re-run confirms, a package that builds."""
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NUMBER = re.compile(r"(?<![\w#])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+RTOL, ATOL = 0.02, 0.02         # how far a number in a committed output may be from that of a re-run on another machine
+
+
+def texts(cell):
+    """What a reader sees of a cell's outputs: texts in order, and 'image' where a picture is."""
+    out = []
+    for o in cell.outputs:
+        if o.output_type == "error":
+            out.append("error: " + o.ename)
+        elif o.output_type == "stream":
+            out.append(o.text)
+        elif "image/png" in o.data:
+            out.append("image")
+        elif "text/plain" in o.data:
+            out.append(o.data["text/plain"])
+    return "\n".join(t.strip() for t in out)
+
+
+def same(a, b):
+    """Whether two texts agree but for numbers within the tolerance."""
+    words = lambda t: re.sub(r"\s+", " ", re.sub(r"0x[0-9a-f]+", "0x", NUMBER.sub("#", t))).strip()
+    numbers = lambda t: [float(n.replace(",", "")) for n in NUMBER.findall(t)]
+    return words(a) == words(b) and len(numbers(a)) == len(numbers(b)) and all(abs(x - y) <= ATOL + RTOL * abs(y) for x, y in zip(numbers(a), numbers(b)))
+
+
+def test_same_bites():
+    assert same("loss 1.000 cat", "loss  1.005 cat") and not same("loss 1.0", "loss 1.1") and not same("cat 1", "dog 1") and not same("1 2", "1")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_chapter_runs_and_gives_its_committed_outputs(path):
+    from nbclient import NotebookClient
+    kept = nbformat.read(path, as_version=4)
+    fresh = copy.deepcopy(kept)
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    NotebookClient(fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert any(c.get("outputs") for c in kept.cells if c.cell_type == "code"), "outputs are committed"
+    for old, new in zip(kept.cells, fresh.cells):
+        if old.cell_type != "code":
+            continue
+        a, b = texts(old), texts(new)
+        if "machine" in old.metadata.get("tags", []):
+            assert bool(a) == bool(b), f"{path.name}, cell {old.id}"
+        else:
+            assert same(a, b), f"{path.name}, cell {old.id}:\ncommitted: {a[:600]}\nre-run:    {b[:600]}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_chapter_is_clean(path, tmp_path):
+    from nbdev.clean import clean_nb
+    from execnb.nbio import dict2nb, read_nb, write_nb
+    nb = read_nb(path)
+    clean_nb(nb)
+    write_nb(nb, tmp_path / path.name)
+    assert (tmp_path / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8"), "run nbdev-clean"
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(root|home|tmp|Users)/\w", text) and "Warning" not in "".join(texts(c) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_every_equation_has_its_check(path):
+    nb = nbformat.read(path, as_version=4)
+    tags = re.findall(r"\\tag\{([\d.]+)\}", "\n".join(c.source for c in nb.cells if c.cell_type == "markdown"))
+    checks = re.findall(r'verify\("([\d.]+)"', "\n".join(c.source for c in nb.cells if c.cell_type == "code"))
+    assert sorted(tags) == sorted(set(tags)) == sorted(checks)
+
+
+def test_modules_are_what_the_notebooks_export(tmp_path):
+    from nbdev.export import nb_export
+    exported = set()
+    for path in NOTEBOOKS:
+        nb_export(path, tmp_path)
+    for made in tmp_path.glob("*.py"):
+        exported.add(made.name)
+        assert made.read_text(encoding="utf-8") == (ROOT / "instruct_course" / made.name).read_text(encoding="utf-8"), f"{made.name}: run nbdev-export"
+    by_hand = {"__init__.py", "_modidx.py", "cli.py", "recipe.py", "doctor.py", "verify.py"}
+    assert {p.name for p in (ROOT / "instruct_course").glob("*.py")} - by_hand == exported
+
+
+def test_settings_are_the_single_source():
+    assert subprocess.run([sys.executable, "tools/make_pyproject.py", "--check"], cwd=ROOT).returncode == 0
+
+
+def test_imports_point_one_way():
+    order = ["verify", "data", "template", "loss", "quantize", "lora", "model", "train", "generate", "evaluate", "recipe", "doctor", "cli"]
+    for i, name in enumerate(order):
+        source = (ROOT / "instruct_course" / f"{name}.py").read_text(encoding="utf-8")
+        used = set(re.findall(r"(?:from instruct_course\.|from \.)(\w+) import", source))
+        assert used <= set(order[:i]), f"{name} imports {used - set(order[:i])}"
+
+
+def test_the_project_stands_alone():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    texts_ = {f: (ROOT / f).read_text(encoding="utf-8", errors="ignore") for f in files if f.endswith((".py", ".md", ".ipynb", ".ini", ".toml", ".txt"))}
+    assert not [f for f, t in texts_.items() if f != "tests/test_house.py" and ("../shared" in t or "trust_remote_code=True" in t or re.search(r"\bpickle\.load|torch\.load\(", t))]
+
+
+def test_opened_files_name_their_encoding():
+    for path in [*(ROOT / "instruct_course").glob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.search(r"\.(read|write)_text\(", line) and path.name != "_modidx.py":
+                assert "encoding=" in line, f"{path.name}: {line.strip()}"

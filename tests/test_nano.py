@@ -1,0 +1,118 @@
+"""The nano model is an honest base, and the built-in rows are what they are said to be."""
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from instruct_course.data import ASSETS, BUILTIN, builtin, example
+from tools.nano import corpus, tasks
+
+ROOT = Path(__file__).parents[1]
+KEPT = json.loads((ROOT / "tools" / "nano" / "log.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return list(corpus.documents(KEPT["seed"], 30_000))
+
+
+def test_frozen_by_hash():
+    assert hashlib.sha256((ASSETS / "nano" / "model.safetensors").read_bytes()).hexdigest() == KEPT["weights"]
+    for name in BUILTIN:
+        assert hashlib.sha256((ASSETS / "instructions" / f"{name}.jsonl").read_bytes()).hexdigest() == KEPT["instructions"][name]
+
+
+def test_the_rows_are_what_their_generator_makes():
+    made = tasks.build(KEPT["seed"])
+    for name in BUILTIN:
+        assert made[name] == [json.loads(line) for line in (ASSETS / "instructions" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_shape_of_the_model():
+    config = json.loads((ASSETS / "nano" / "config.json").read_text(encoding="utf-8"))
+    assert config["tie_word_embeddings"] and config["num_key_value_heads"] < config["num_attention_heads"] and config["max_position_embeddings"] == 1024
+    assert all(config[k] % 64 == 0 for k in ("hidden_size", "intermediate_size", "vocab_size")) and 4000 <= config["vocab_size"] <= 8192
+    assert (ASSETS / "nano" / "model.safetensors").stat().st_size / 2 < 8e6            # bf16: two bytes a parameter
+
+
+def test_tokens_of_digits_han_and_markers(nano):
+    tok = nano.tokenizer
+    assert len(tok("2026").input_ids) == 4 and len(tok("首都北京").input_ids) == 4
+    assert tok.convert_tokens_to_ids(["<pad>", "<eos>", "<inst>", "<inp>", "<out>"]) == [0, 1, 2, 3, 4]
+
+
+def test_the_corpus_holds_no_instruction_with_its_response(documents):
+    """No wording of an instruction, and no marker of a template, stands in a document."""
+    wordings = [w.replace("{x}", "") for by in tasks.WORDINGS.values() for lang in by.values() for group in lang for w in group.split("\n") if "{x}" not in w]
+    long_enough = [w for w in wordings if len(w) >= 5]
+    text = "\n".join(documents)
+    assert not [w for w in long_enough if w in text]
+    assert not [m for m in ("<inst>", "<inp>", "<out>", "<eos>", "### ", "Instruction:", "Response:", "指令") if m in text]
+    assert "?" not in text and "？" not in text.replace(corpus.GLOSSARY["zh"], "")
+
+
+def test_the_corpus_holds_no_evaluation_input(documents):
+    """Inputs of generated tasks; facts and dictionary lines as statements are the exception that is meant."""
+    text = "\n".join(documents)
+    rows = [example(r) for s in ("dev", "inputs", "wordings", "knowledge") for r in builtin(s)]
+    for ex in rows:
+        if ex.task in ("upper", "lower"):
+            assert not any(f"{ex.input} " in d and ex.output in d for d in documents if ex.output in d)
+        elif ex.task in tasks.GENERATORS and len(ex.input) > 12:
+            assert ex.input not in text, ex
+
+
+def test_every_task_and_language_is_judged_by_30_rows():
+    for split in ("inputs", "wordings"):
+        counts = Counter((r["task"], r["lang"]) for r in builtin(split))
+        assert min(counts.values()) >= 30 and len({t for t, _ in counts}) >= 12
+    assert len(builtin("knowledge")) >= 200
+
+
+def test_unseen_inputs_are_unseen():
+    seen = {(r["instruction"], r["input"]) for r in builtin("train")} | {(r["task"], r["input"]) for r in builtin("train") if r["input"]}
+    for split in ("inputs", "wordings", "dev"):
+        for r in builtin(split):
+            assert (r["instruction"], r["input"]) not in seen and (not r["input"] or (r["task"], r["input"]) not in seen), r
+
+
+def runs(wording, lang):
+    """Runs of four words, or six characters of Chinese; the input's place counts as one."""
+    text = wording.replace("{x}", "§").lower()
+    units = re.findall(r"[\w§']+", text) if lang == "en" else re.findall(r"[\w§]", text)
+    n = 4 if lang == "en" else 6
+    return {tuple(units[i:i + n]) for i in range(len(units) - n + 1)}
+
+
+def test_unseen_wordings_share_no_run_with_training():
+    trained = {lang: set().union(*(runs(r["wording"], lang) for r in builtin("train") if r["lang"] == lang)) for lang in tasks.LANGS}
+    for r in builtin("wordings"):
+        assert not runs(r["wording"], r["lang"]) & trained[r["lang"]], r["wording"]
+
+
+def test_knowledge_stands_in_no_training_row():
+    """Neither direction nor language of a held-out fact: no training row shows both of its names."""
+    answers = {}
+    for (relation, key), asked in tasks.facts().items():
+        for lang in tasks.LANGS:
+            answers[relation, lang, asked[lang]] = key
+    def keys(split):
+        out = set()
+        for r in builtin(split):
+            if r["task"] == "knowledge":
+                relation = next(n for n in tasks.RELATIONS if any(r["wording"] in g.split("\n") for g in tasks.WORDINGS[n][r["lang"]]))
+                named = r["input"] or r["instruction"][len(r["wording"].split("{x}")[0]):len(r["instruction"]) - len(r["wording"].split("{x}")[1])]
+                out.add(answers[relation, r["lang"], (named, r["output"])])
+        return out
+    held = keys("knowledge")
+    assert len(held) > 40 and not held & keys("train")
+
+
+def test_pretraining_begins_as_it_did():
+    done = subprocess.run([sys.executable, "-m", "tools.make_nano", "--check", "20"], cwd=ROOT, capture_output=True, text=True)
+    assert "agree with the kept log" in done.stdout, done.stdout[-500:] + done.stderr[-800:]
