@@ -45,7 +45,7 @@ class Encoded:
 # %% ../nbs/02_template.ipynb #named
 _ALPACA = "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request.\n\n### Instruction:\n{{instruction}}\n\n{input}### Response:\n"
 TEMPLATES = {
-    "article": Template("article", "<inst>{instruction}<inp>{input}<out>", "<inst>{instruction}<inp><out>", markers=("<inst>", "<inp>", "<out>")),
+    "article": Template("article", "<inst> {instruction}<inp> {input}<out> ", "<inst> {instruction}<inp><out> ", markers=("<inst>", "<inp>", "<out>")),
     "article-text": Template("article-text", "Instruction: {instruction}\nInput: {input}\nOutput: ", "Instruction: {instruction}\nOutput: ",
                              "指令: {instruction}\n输入: {input}\n输出: ", "指令: {instruction}\n输出: "),
     "alpaca": Template("alpaca", _ALPACA.format(more=", paired with an input that provides further context", input="### Input:\n{input}\n\n"),
@@ -98,8 +98,8 @@ def plain(tokenizer, text: str) -> list[int]:
 _HOLE = re.compile("\ue000(\\d+)\ue001")
 
 
-def _chat_pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str]:
-    """([(who, text)] of the prompt, the template's text after the answer). who: 'template', 'user' or 'input'."""
+def _chat_pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str, str]:
+    """As `pieces`, for a template written in Jinja."""
     texts = [t for t in ([("system", ex.system)] if ex.system else [])] + [*ex.context, ("user", ex.instruction)]
     turns = [{"role": role, "content": f"\ue000{i}\ue001"} for i, (role, _) in enumerate(texts)]
     answer = {"role": "assistant", "content": f"\ue000{len(texts)}\ue001"}
@@ -116,11 +116,14 @@ def _chat_pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple
             pieces.append(("user", texts[int(part)][1]))
             if int(part) == len(texts) - 1 and ex.input:
                 pieces += [("user", "\n\n"), ("input", ex.input)]
-    return pieces, tail
+    return pieces, "", tail
 
 # %% ../nbs/02_template.ipynb #pieces
-def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str]:
-    """([(who, text)] of a row's prompt, the text after the answer). Errors: InputError when the row does not fit the template."""
+def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str, str]:
+    """([(who, text)] of a row's prompt, the space before its answer, the template's text after it).
+
+    who: 'template', 'user' or 'input'. Errors: InputError when the row does not fit the template.
+    """
     if template.chat:
         return _chat_pieces(template, tokenizer, ex)
     if ex.system or ex.context:
@@ -129,8 +132,15 @@ def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, 
     zh = template.with_input_zh and HAN.search(ex.instruction)
     form = ((template.with_input_zh if zh else template.with_input) if ex.input else
             (template.without_input_zh if zh else template.without_input))
-    who = {"{instruction}": ("user", ex.instruction), "{input}": ("input", ex.input)}
-    return [who.get(part, ("template", part)) for part in FIELD.split(form)], ""
+    who, out, lead = {"{instruction}": ("user", ex.instruction), "{input}": ("input", ex.input)}, [], ""
+    for part in FIELD.split(form):
+        if part in who:
+            out.append((who[part][0], lead + who[part][1]))
+            lead = ""
+        else:
+            lead = " " if part.endswith(" ") else ""
+            out.append(("template", part.removesuffix(" ")))
+    return out, lead, ""
 
 # %% ../nbs/02_template.ipynb #encode
 def end_id(template: Template, tokenizer, tail: str = "") -> int:
@@ -144,8 +154,8 @@ def end_id(template: Template, tokenizer, tail: str = "") -> int:
 
 
 def _prompt(template, tokenizer, ex, room):
-    """(ids, input tokens cut off, tail) of the prompt in at most `room` tokens. Errors: InputError."""
-    parts, tail = pieces(template, tokenizer, ex)
+    """(ids, input tokens cut off) of the prompt in at most `room` tokens. Errors: InputError."""
+    parts, *_ = pieces(template, tokenizer, ex)
     coded = [(who, tokenizer(text, add_special_tokens=False).input_ids if who == "template" else plain(tokenizer, text)) for who, text in parts]
     wants_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     if wants_bos and coded[0][1][:1] != [tokenizer.bos_token_id]:
@@ -155,7 +165,7 @@ def _prompt(template, tokenizer, ex, room):
     if over > has:
         raise InputError(f"its instruction and output take {over - has:,} tokens more than fit; raise --max-length or shorten the row")
     ids = [i for who, part in coded for i in (part[:len(part) - over] if who == "input" and over else part)]
-    return ids, over, tail
+    return ids, over
 
 
 def encode(template: Template, tokenizer, ex: Example, *, max_length: int = 1024, truncate_response: bool = False) -> Encoded:
@@ -164,14 +174,15 @@ def encode(template: Template, tokenizer, ex: Example, *, max_length: int = 1024
     Too long a row loses the end of its input. Errors: InputError when the output cannot fit; with
     `truncate_response` it is cut instead and then has no end token.
     """
-    response = plain(tokenizer, ex.output)
+    _, lead, tail = pieces(template, tokenizer, ex)
+    response = plain(tokenizer, lead + ex.output)
     try:
-        ids, dropped, tail = _prompt(template, tokenizer, ex, max_length - len(response) - 1)
+        ids, dropped = _prompt(template, tokenizer, ex, max_length - len(response) - 1)
         response = response + [end_id(template, tokenizer, tail)]
     except InputError:
-        if not truncate_response or ex.system or ex.context and not template.chat:
+        if not truncate_response:
             raise
-        ids, dropped, tail = _prompt(template, tokenizer, ex, max_length - 1)
+        ids, dropped = _prompt(template, tokenizer, ex, max_length - 1)
         response = response[:max_length - len(ids)]
     return Encoded(ids + response, [IGNORE_INDEX] * len(ids) + response, dropped)
 
@@ -230,7 +241,7 @@ def prepare(template: Template, tokenizer, embedding=None) -> list[int]:
         tokenizer.add_special_tokens({"eos_token": "<eos>"})
     ids = set(tokenizer.convert_tokens_to_ids(list(template.markers))) | set(range(before, len(tokenizer)))
     if template.chat and embedding is not None:
-        parts, tail = pieces(template, tokenizer, Example("c", output="y"))
+        parts, _, tail = pieces(template, tokenizer, Example("c", output="y"))
         used = {i for who, t in [*parts, ("template", tail)] if who == "template" for i in tokenizer(t, add_special_tokens=False).input_ids}
         norms = embedding.detach().float().norm(dim=1)
         ids |= {i for i in used & set(control_tokens(tokenizer)) if i < len(norms) and norms[i] < norms.median() / 2}
@@ -244,7 +255,7 @@ def pad_id(tokenizer) -> int:
 # %% ../nbs/02_template.ipynb #stop
 def stop_ids(template: Template, tokenizer) -> tuple[int, ...]:
     """The ids at which a response is over."""
-    _, tail = pieces(template, tokenizer, Example("c", output="y"))
+    *_, tail = pieces(template, tokenizer, Example("c", output="y"))
     return tuple(dict.fromkeys([end_id(template, tokenizer, tail), tokenizer.eos_token_id]))
 
 

@@ -62,7 +62,8 @@ def test_the_mask_cannot_be_fooled(request, name, form, c, x, y):
     tok, template = tokenizer(name, request), T.named(form)
     T.prepare(template, tok)
     e = T.encode(template, tok, Example(c, x, y))
-    response, prompt = T.plain(tok, y), T.prompt(template, tok, Example(c, x))
+    lead = T.pieces(template, tok, Example(c, x))[1]
+    response, prompt = T.plain(tok, lead + y), T.prompt(template, tok, Example(c, x))
     assert [i for i in e.labels if i != T.IGNORE_INDEX] == response + [tok.eos_token_id]      # exactly the response and the end
     assert e.ids[:len(prompt)] == prompt and e.labels[:len(prompt)] == [T.IGNORE_INDEX] * len(prompt)
     control = T.control_tokens(tok)
@@ -115,7 +116,7 @@ def test_smollm2_chat(smollm2_folder):
 @given(x=FILLED, y=FILLED, room=st.integers(16, 60))
 def test_too_long_a_row_loses_input_only(x, y, room):
     tok, template = tokenizer("nano"), T.named("article")
-    response = T.plain(tok, y) + [tok.eos_token_id]
+    response = T.plain(tok, " " + y) + [tok.eos_token_id]
     fits = len(T.prompt(template, tok, Example("Do it."))) + len(response) <= room
     if not fits:
         with pytest.raises(InputError, match="max-length"):

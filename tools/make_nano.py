@@ -19,7 +19,9 @@ from tools.nano.tasks import build
 
 HERE = Path(__file__).parent / "nano"
 ASSETS = Path(__file__).parents[1] / "instruct_course" / "assets"
-SEED, DOCUMENTS, STEPS, BATCH, LENGTH = 2026, 220_000, 2300, 12, 256
+SEED, BATCH, LENGTH = 2026, 12, 256
+STAGES = ({"documents": 220_000, "steps": 2300, "lr": 0.02},      # everything
+          {"documents": 60_000, "steps": 500, "lr": 0.01})        # more of what is hard, see corpus.STAGES
 
 
 def write_instructions():
@@ -33,11 +35,11 @@ def write_instructions():
     return hashes
 
 
-def prepare():
-    """(corpus hash, tokenizer, stream of ids) of the frozen seed."""
-    texts = list(documents(SEED, DOCUMENTS))
+def prepare(stage=0, tokenizer=None):
+    """(corpus hash, tokenizer, stream of ids) of a stage; the tokenizer is made from the first."""
+    texts = list(documents(SEED, STAGES[stage]["documents"], stage))
     glossary = [line for lang in GLOSSARY.values() for line in lang.split("\n")]
-    tokenizer = make_tokenizer(texts + glossary * 50)
+    tokenizer = tokenizer or make_tokenizer(texts + glossary * 50)
     return corpus_hash(texts), tokenizer, pack(texts, tokenizer)
 
 
@@ -45,7 +47,7 @@ def draw(log, path):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    y = np.array([r["loss"] for r in log])
+    y = np.array(log)
     smooth = np.convolve(y, np.ones(25) / 25, mode="valid")
     fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
     ax.plot(y, lw=.5, alpha=.4)
@@ -64,7 +66,7 @@ library_name: transformers
 
 A bilingual (English, Chinese) Llama of {parameters:,} parameters: 4 layers of 256, 4 query heads and 2 key-value
 heads of 64, tied head, context 1,024, byte-level BPE of 4,096 tokens. Pretrained from scratch by
-`python -m tools.make_nano` on {tokens:,} tokens ({steps:,} steps) of plain documents that the same script writes:
+`python -m tools.make_nano` on {tokens:,} tokens ({steps:,} steps in two stages) of plain documents that the same script writes:
 facts in many wordings, dictionary lines, operations on lists, short texts with titles, sentences of clear
 sentiment. No document holds an instruction with its response, a template token, or an evaluation input.
 
@@ -74,51 +76,70 @@ nothing of the world beyond a few hundred words and facts, and is of no use for 
 | | |
 |---|---|
 | seed | {seed} |
-| corpus, sha256 | `{corpus}` |
+| corpus, sha256 of each stage | {corpus} |
 | weights, sha256 | `{weights}` |
 | last loss (mean of 50 steps) | {loss:.3f} nats a token |
 | time | {minutes:.0f} minutes on {threads} CPU threads |
 """
 
 
+def train(model, stream, stage, log, *, stop=None, compile=True):
+    """Train `model` through a stage, appending losses to `log`, with a line every 20 steps."""
+    start, steps = time.time(), STAGES[stage]["steps"]
+    for step, loss in losses(stream, model, steps=steps, lr=STAGES[stage]["lr"], batch=BATCH, length=LENGTH, seed=SEED + stage, stop=stop, compile=compile):
+        assert math.isfinite(loss), f"the loss is {loss} at step {step}"
+        log.append(round(loss, 4))
+        if step % 20 == 0 or step == steps - 1:
+            seconds = time.time() - start
+            print(f"stage {stage + 1}, {step:5d}  loss {np.mean(log[-20:]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  {seconds / 60:.1f} min", flush=True)
+
+
+def check(steps):
+    """Compare the corpus of both stages and the first losses with the kept log."""
+    kept = json.loads((HERE / "log.json").read_text(encoding="utf-8"))
+    digest, tokenizer, stream = prepare()
+    for stage, found in ((0, digest), (1, prepare(1, tokenizer)[0])):
+        assert found == kept["corpus"][stage], f"the corpus of stage {stage + 1} changed: {found} is not {kept['corpus'][stage]}; see tools/nano"
+    log = []
+    train(new_model(tokenizer, SEED), stream, 0, log, stop=steps, compile=False)
+    for step, (loss, was) in enumerate(zip(log, kept["losses"])):
+        assert abs(loss - was) < 0.02, f"step {step}: loss {loss:.4f}, kept {was:.4f}"
+    print(f"corpus and the first {steps} losses agree with the kept log")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--check", type=int, default=0, help="only compare the first N steps with the kept log")
-    p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--check", type=int, default=0, help="only compare the corpus and the first N losses with the kept log")
+    p.add_argument("--stage", type=int, default=1, help="2 goes on from the kept model of stage 1")
     args = p.parse_args()
-    import torch
-    hashes = write_instructions() if not args.check else None
-    started = time.time()
-    digest, tokenizer, stream = prepare()
-    print(f"corpus {digest[:16]}, {len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s", flush=True)
-    model = new_model(tokenizer, SEED)
-    kept = json.loads((HERE / "log.json").read_text(encoding="utf-8")) if args.check else None
-    if kept:
-        assert digest == kept["corpus"], f"the corpus changed: {digest} is not {kept['corpus']}; see tools/nano"
-    log, start = [], time.time()
-    for step, loss in losses(stream, model, steps=STEPS, batch=BATCH, length=LENGTH, seed=SEED, stop=args.check or None,
-                             compile=not (args.check or args.no_compile)):
-        log.append({"step": step, "loss": round(loss, 4)})
-        assert math.isfinite(loss), f"the loss is {loss} at step {step}"
-        if kept:
-            assert abs(loss - kept["losses"][step]) < 0.02, f"step {step}: loss {loss:.4f}, kept {kept['losses'][step]:.4f}"
-        if step % 20 == 0 or step == STEPS - 1:
-            seconds = time.time() - start
-            print(f"{step:5d}  loss {np.mean([r['loss'] for r in log[-20:]]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  "
-                  f"{seconds / 60:.1f} min", flush=True)
-        if not args.check and step and step % 500 == 0:
-            save(__import__("copy").deepcopy(model), tokenizer, Path("/tmp/nano_partial"))
     if args.check:
-        print(f"corpus and the first {args.check} losses agree with the kept log")
-        return
+        return check(args.check)
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+    hashes, started, log, corpora, minutes = write_instructions(), time.time(), [], [], 0.0
+    if args.stage == 1:
+        digest, tokenizer, stream = prepare()
+        print(f"stage 1: {len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s", flush=True)
+        model = new_model(tokenizer, SEED)
+        train(model, stream, 0, log)
+        corpora.append(digest)
+    else:
+        kept = json.loads((HERE / "log.json").read_text(encoding="utf-8"))
+        log, corpora, minutes = kept["losses"][:STAGES[0]["steps"]], kept["corpus"][:1], kept["minutes"]
+        tokenizer, model = AutoTokenizer.from_pretrained(ASSETS / "nano"), LlamaForCausalLM.from_pretrained(ASSETS / "nano", dtype=torch.float32)
+    digest, _, stream = prepare(1, tokenizer)
+    print(f"stage 2: {len(stream):,} tokens", flush=True)
+    train(model, stream, 1, log)
+    corpora.append(digest)
     weights = save(model, tokenizer, ASSETS / "nano")
-    minutes = (time.time() - started) / 60
-    record = {"version": 1, "seed": SEED, "corpus": digest, "weights": weights, "instructions": hashes, "tokens": len(stream),
-              "steps": STEPS, "batch": [BATCH, LENGTH], "minutes": round(minutes, 1), "losses": [r["loss"] for r in log]}
+    minutes += (time.time() - started) / 60
+    steps = sum(s["steps"] for s in STAGES)
+    record = {"version": 1, "seed": SEED, "corpus": corpora, "weights": weights, "instructions": hashes, "steps": steps, "batch": [BATCH, LENGTH],
+              "minutes": round(minutes, 1), "losses": log}
     (HERE / "log.json").write_text(json.dumps(record), encoding="utf-8")
     draw(log, HERE / "loss.png")
-    card = CARD.format(parameters=sum(p.numel() for p in model.parameters()), tokens=STEPS * BATCH * LENGTH, steps=STEPS, seed=SEED,
-                       corpus=digest, weights=weights, loss=np.mean([r["loss"] for r in log[-50:]]), minutes=minutes, threads=torch.get_num_threads())
+    card = CARD.format(parameters=sum(p.numel() for p in model.parameters()), tokens=steps * BATCH * LENGTH, steps=steps, seed=SEED,
+                       corpus=", ".join(f"`{c}`" for c in corpora), weights=weights, loss=np.mean(log[-50:]), minutes=minutes, threads=torch.get_num_threads())
     (ASSETS / "nano" / "README.md").write_text(card, encoding="utf-8")
     print(card)
 

@@ -152,13 +152,19 @@ def tell(rng, relation, lang, a, b):
     return text[0].upper() + text[1:] if lang == "en" and rng.random() < .3 and "→" not in text else text
 
 
-def document(rng, known, avoid):
+KINDS = ("skill", "contains", "gist", "person", "mood", "theme", "fact", "dictionary", "list", "country", "pair", "glossary")
+SKILLS = ("upper", "lower", "first", "last", "count", "sort", "largest", "reverse")
+STAGES = (  # how often each kind and each skill is told: first everything, then more of what a first model knew least
+    ((40, 5, 6, 4, 4, 4, 20, 10, 3, 3, 4, 5), (5, 3, 3, 3, 6, 7, 5, 8)),
+    ((58, 4, 4, 3, 2, 2, 12, 12, 1, 1, 1, 1), (14, 14, 2, 2, 2, 3, 12, 3)))
+
+
+def document(rng, known, avoid, stage):
     """One document, or None when its input stands in an evaluation row (`avoid`: set of (task, input))."""
-    kind = rng.choices(("skill", "contains", "gist", "person", "mood", "theme", "fact", "dictionary", "list", "country", "pair", "glossary"),
-                       (40, 5, 6, 4, 4, 4, 20, 10, 3, 3, 4, 5))[0]
+    kind = rng.choices(KINDS, STAGES[stage][0])[0]
     lang = rng.choice(LANGS)
     if kind == "skill":
-        task = rng.choices(("upper", "lower", "first", "last", "count", "sort", "largest", "reverse"), (5, 3, 3, 3, 6, 7, 5, 8))[0]
+        task = rng.choices(SKILLS, STAGES[stage][1])[0]
         out = []
         for _ in range(rng.randint(1, 3)):
             a, b = GENERATORS[task](rng, lang)
@@ -209,15 +215,15 @@ def document(rng, known, avoid):
     return f"{a} means {a_zh}, and its opposite {b} means {b_zh}." if lang == "en" else f"{a_zh}是{a}，{b_zh}是{b}，{a_zh}和{b_zh}是反义词。"
 
 
-def documents(seed, n):
-    """Yield `n` documents made from `seed`; no evaluation input is among them."""
-    rng = random.Random(seed)
+def documents(seed, n, stage=0):
+    """Yield `n` documents of a stage (0 or 1) made from `seed`; no evaluation input is among them."""
+    rng = random.Random(seed + stage)
     known = [f for f in facts().items()]
     # the six kinds of fact are told in proportion to how much there is to learn, the many `kind` facts less often
-    known = [f for f in known if f[0][0] != "kind"] * 3 + [f for f in known if f[0][0] == "kind"]
+    known = [f for f in known if f[0][0] != "kind"] * (1 if stage else 3) + [f for f in known if f[0][0] == "kind"]
     avoid = {(r["task"], r["input"]) for name, rows in build().items() if name != "train" for r in rows if r["input"]}
     while n:
-        text = document(rng, known, avoid)
+        text = document(rng, known, avoid, stage)
         if text:
             n -= 1
             yield text

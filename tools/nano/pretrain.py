@@ -86,8 +86,7 @@ def losses(stream, model, *, steps, batch=16, length=256, lr=0.02, seed=0, compi
     torch.manual_seed(seed)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
-    optimizers = [Muon(matrices, lr=lr),
-                  torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)]
+    optimizers = [Muon(matrices, lr=lr), torch.optim.AdamW(rest, lr=0.15 * lr, betas=(0.9, 0.95), weight_decay=0.0)]
     base = [o.param_groups[0]["lr"] for o in optimizers]
     step_model = torch.compile(model, dynamic=False) if compile else model
     tokens, rng = batch * length, np.random.default_rng(seed)
