@@ -21,7 +21,7 @@ HERE = Path(__file__).parent / "nano"
 ASSETS = Path(__file__).parents[1] / "instruct_course" / "assets"
 SEED, BATCH, LENGTH = 2026, 12, 256
 STAGES = ({"documents": 220_000, "steps": 2300, "lr": 0.02},      # everything
-          {"documents": 60_000, "steps": 500, "lr": 0.01})        # more of what is hard, see corpus.STAGES
+          {"documents": 60_000, "steps": 420, "lr": 0.01})        # more of what is hard, see corpus.STAGES
 
 
 def write_instructions():

@@ -31,6 +31,9 @@ CONTAINS = {"en": {True: "The list {a} contains the word {b}: yes.|{b} is in the
                    False: "The list {a} does not contain the word {b}: no.|{b} is not in the list {a}, no.|Is it listed? {a} lacks {b}, so no.|No, the word {b} does not appear in {a}.|The items are {a}\n{b} is not part of the list, no.|{a}\n{b}\nno, it is not in the list"},
             "zh": {True: "列表{a}包含{b}，是。|{b}在列表{a}里，是的，有这个词。|是，{b}出现在{a}中。|{a}\n{b}\n是，在列表里",
                    False: "列表{a}不包含{b}，否。|{b}不在列表{a}里，否，没有这个词。|否，{b}没有出现在{a}中。|{a}\n{b}\n否，不在列表里"}}
+LISTED = {  # the same, told in the second stage with nothing before {m} that gives it away
+ "en": "The list {a} and the word {b}: {m}|{a} with {b}, {m}|{b} in {a}: {m}|Listed: {a}\n{b} → {m}|{a}\n{b}\n{m}, says the list",
+ "zh": "列表{a}，词语{b}：{m}|{a}中有没有{b}，{m}|{b}在{a}里：{m}|列出：{a}\n{b} → {m}|{a}\n{b}\n{m}，看列表"}
 GIST = {"en": "{g}\n{t}|Title: {g}\n{t}|{t} In short: {g}|Summary: {t} → {g}|The gist of the text: {t} {g}|A short text. {t} The main idea in one sentence: {g}",
         "zh": "{g}\n{t}|标题：{g}\n{t}|{t}总之，{g}|摘要：{t} → {g}|文章大意：{t}{g}|短文。{t}用一句话概括：{g}"}
 PERSON = {"en": "{t} The person in this text is {p}.|Name of the person: {t} → {p}|A text about {p}: {t}|{t} The name that appears here is {p}.|People mentioned: {t} {p}",
@@ -156,7 +159,7 @@ KINDS = ("skill", "contains", "gist", "person", "mood", "theme", "fact", "dictio
 SKILLS = ("upper", "lower", "first", "last", "count", "sort", "largest", "reverse")
 STAGES = (  # how often each kind and each skill is told: first everything, then more of what a first model knew least
     ((40, 5, 6, 4, 4, 4, 20, 10, 3, 3, 4, 5), (5, 3, 3, 3, 6, 7, 5, 8)),
-    ((58, 4, 4, 3, 2, 2, 12, 12, 1, 1, 1, 1), (14, 14, 2, 2, 2, 3, 12, 3)))
+    ((44, 16, 4, 3, 1, 1, 12, 15, 1, 1, 1, 1), (9, 9, 2, 2, 3, 4, 13, 4)))
 
 
 def document(rng, known, avoid, stage):
@@ -175,7 +178,8 @@ def document(rng, known, avoid, stage):
     if kind == "contains":
         asked, answer = GENERATORS["contains"](rng, lang)
         a, b = asked.split("\n")
-        return None if ("contains", asked) in avoid else pick(rng, CONTAINS[lang][answer in ("yes", "是")]).format(a=a, b=b)
+        told = LISTED[lang] if stage else CONTAINS[lang][answer in ("yes", "是")]
+        return None if ("contains", asked) in avoid else pick(rng, told).format(a=a, b=b, m=answer)
     if kind in ("gist", "person"):
         text, gist, who, _ = scene(rng, lang)
         if {("summary", text), ("extract", text)} & avoid:

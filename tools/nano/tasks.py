@@ -1,7 +1,7 @@
 """The built-in instruction set: fourteen tasks with a checkable answer, in English and Chinese.
 
 A task is a function `gen(rng, lang) -> (input, output)` or a pool of pairs, and its wordings.
-Wordings come in three groups, train / dev / test; no test wording shares a run of four words
+Wordings come in three groups, train / dev / test, and MORE for training; no test wording shares a run of four words
 (six characters in Chinese) with a training wording. `build(seed)` returns the five splits.
 """
 import random
@@ -429,6 +429,230 @@ def wordings(name, lang, group):
     """The wordings of a task or relation: group 'train', 'dev' or 'test'."""
     return WORDINGS[name][lang][("train", "dev", "test").index(group)].split("\n")
 
+# -- more ways to ask, for half of the training rows; with eight wordings a task the tuned model knew too few words for asking ----
+
+MORE = {  # task or relation: (English, Chinese), one a line
+ "upper": ("""Uppercase the words.
+Capitals, please.
+I want this in capital letters.
+Could you write this in upper case?
+The same words, but in capitals.
+Print the text with big letters.""", """变成大写。
+请写大写。
+大写字母形式是什么？
+我要这些词的大写。
+字母改大写。
+能不能写成大写？"""),
+ "lower": ("""Lowercase the words.
+Small letters, please.
+I want this in small letters.
+Could you write this in lower case?
+The same words, but without capitals.
+Print the text with little letters.""", """变成小写。
+请写小写。
+小写字母形式是什么？
+我要这些词的小写。
+字母改小写。
+能不能写成小写？"""),
+ "first": ("""The first word, please.
+What does the list begin with?
+Show me the item at the start.
+First item only.
+Say which word comes first.
+Tell me the first entry here.""", """第一个是什么？
+列表以什么开头？
+告诉我开头的词。
+只要第一个。
+写出首项。
+最前面是什么？"""),
+ "last": ("""The last word, please.
+What does the list end with?
+Show me the item at the end.
+Last item only.
+Say which word comes last.
+Tell me the last entry here.""", """最后一个是什么？
+列表以什么结尾？
+告诉我结尾的词。
+只要最后一个。
+写出末项。
+最后面是什么？"""),
+ "count": ("""How many are there?
+The number of words, please.
+Count them all.
+How long is this list?
+Find the number of listed things.
+Write how many entries you count.""", """有几个？
+多少项？
+请给出总的个数。
+词语的数目是多少？
+数出所有的词。
+列表有多长？"""),
+ "sort": ("""Sort these, smallest first.
+In ascending order, please.
+Could you order these numbers?
+Show the digits from small to large.
+Rank the numbers upwards.
+Give the sorted numbers.""", """从小排到大。
+请排好这些数字。
+数字升序。
+由小到大怎么排？
+按从低到高写出。
+把它们排序。"""),
+ "largest": ("""The largest number, please.
+Which one is largest?
+What is the maximum?
+Show me the biggest value.
+Write only the greatest one.
+Find the highest value here.""", """最大的是几？
+请找最大数。
+给我最大的值。
+只写最大的。
+最高的数是哪一个？
+这些数里谁最大？"""),
+ "reverse": ("""Backwards, please.
+The same list in reverse.
+Turn the list around.
+Reverse everything.
+Could you write these words from the end to the start?
+From the final one up to the first one.""", """反过来写。
+请倒序。
+逆着写出全部的词。
+把所有词反向排列。
+从末尾写到开头。
+全部颠倒过来。"""),
+ "contains": ("""Is it in the list?
+Look for the word in the list above, then say yes or no.
+Is the second line part of the first?
+Find out if the word occurs in the list.
+Does the list have it? Yes or no.
+Can you find the word in the list above?""", """它在列表中吗？
+看看列表里有没有它，答是或否。
+第二行属于第一行吗？
+查一查这个词有没有出现。
+列表含有它吗？是或否。
+能在上面找到这个词吗？"""),
+ "summary": ("""Summary, please.
+In short, what does it say?
+Tell the main thing in one sentence.
+Make the text short.
+What happened? One sentence.
+State the gist.""", """请简短概括。
+简单说，发生了什么？
+用一个句子写出要点。
+缩短这段文字。
+主要的事情是什么？
+说说大意。"""),
+ "extract": ("""The name, please.
+Who appears in the passage?
+Which person does it mention?
+Get the name out of the text.
+What is the person called?
+Say who did this.""", """请写人名。
+是谁做的？
+文章提到谁？
+从文字中取出名字。
+这个人叫什么？
+人物是哪一位？"""),
+ "sentiment": ("""Good or bad? Say positive or negative.
+The sentiment, please.
+Is this opinion positive?
+How does the writer feel, positive or negative?
+Mood of the review?
+Choose positive or negative for this text.""", """评价好不好？答正面或负面。
+请说情感。
+是正面的意见吗？
+作者的态度是正面还是负面？
+这条评论的情绪是什么？
+为这句话选正面或负面。"""),
+ "topic": ("""What is it about?
+Topic, please.
+Which topic is this?
+Say the subject of the sentences.
+Sort the text into a topic.
+Pick a topic for this text.""", """讲的是哪方面？
+请说话题。
+这是什么话题？
+属于哪一类主题？
+把文字归入一个主题。
+选一个话题。"""),
+ "translate": ("""In Chinese, please.
+Chinese for {x}?
+The Chinese translation, please.
+Tell me {x} in Chinese.
+Which word is this in Chinese?
+Turn the word into Chinese.""", """英文怎么说？
+请写英文。
+{x}的英语翻译是什么？
+告诉我{x}用英文怎么讲。
+对应的英语词是哪个？
+译为英文。"""),
+ "capital": ("""Capital of {x}?
+What is the country's capital?
+Where is the government of {x}, in which capital?
+Say the capital of {x}.
+Which capital does the country have?""", """{x}以哪里为首都？
+首都是哪座城市？
+{x}的首都在哪？
+请说{x}的首都名。
+这个国家首都叫什么？"""),
+ "country": ("""Which country does {x} belong to?
+{x} lies in what country?
+Say the country that has this capital.
+Whose capital is {x}?
+Which nation is governed from {x}?""", """{x}属于什么国家？
+这是哪国的首都？
+{x}位于哪个国家？
+请说出{x}所在国。
+这座首都在什么国家？"""),
+ "continent": ("""Continent of {x}?
+Where in the world is {x}, on what continent?
+Say which continent this country is on.
+{x} is part of which continent?
+Give the continent.""", """{x}是哪一洲的？
+它在哪个大洲？
+{x}所在的是什么洲？
+请说{x}的大洲。
+这个国家位于哪一洲？"""),
+ "opposite": ("""Opposite of {x}?
+What is not {x} but the contrary?
+Say a word that means the opposite.
+The antonym of {x}?
+Tell me the opposite of this word.""", """{x}反过来是什么？
+意思相反的词是哪个？
+请说{x}的相反词。
+反义词呢？
+告诉我{x}的反义词。"""),
+ "symbol": ("""Symbol of {x}?
+How do chemists write {x}?
+The chemical symbol, please.
+Say the symbol that {x} has.
+Which letters mean {x} in chemistry?""", """{x}怎么写成符号？
+元素符号是什么？
+请说{x}的化学符号。
+这个元素用哪个符号？
+化学里{x}写作什么？"""),
+ "kind": ("""Kind of thing?
+{x} is a kind of what?
+Say the category of {x}.
+The category, please.
+Which group of things has {x} in it?""", """{x}是哪类东西？
+请说类别。
+它是一种什么？
+{x}归哪一类？
+这个词属于什么类别？"""),
+}
+
+
+def reword(rng, rows):
+    """Ask half of `rows` in one of MORE's wordings, in place."""
+    for r in rows:
+        relation = next(n for n in WORDINGS if (r["task"] == n or r["task"] == "knowledge" and n in RELATIONS) and r["wording"] in wordings(n, r["lang"], "train"))
+        if rng.random() < .5:
+            head, tail = (r["wording"].split("{x}") + [""])[:2]
+            asked = r["input"] or r["instruction"][len(head):len(r["instruction"]) - len(tail)]
+            r["wording"] = rng.choice(MORE[relation][L[r["lang"]]].split("\n"))
+            r["instruction"], r["input"] = r["wording"].replace("{x}", asked), "" if "{x}" in r["wording"] else asked
+
 
 def row(rng, name, lang, group, split, asked, answer):
     wording = rng.choice(wordings(name, lang, group))
@@ -498,4 +722,7 @@ def build(seed=2026, *, a_task=130, a_test=30, a_dev=10):
         unique = list({(r["instruction"], r["input"]): r for r in rows}.values())
         rng.shuffle(unique)
         rows[:] = unique
+    reword(random.Random(seed + 1), splits["train"])
+    judged = {(r["task"], r["input"]) for name, rows in splits.items() if name != "train" for r in rows if r["task"] in GENERATORS}
+    splits["train"] = list({(r["instruction"], r["input"]): r for r in splits["train"] if (r["task"], r["input"]) not in judged}.values())
     return splits
