@@ -4,6 +4,7 @@
 __all__ = ['attach', 'save', 'load']
 
 # %% ../nbs/07_lora.ipynb #attach
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,9 +21,11 @@ def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, to
     names = {m: n.split(".")[-1] for n, m in model.named_modules()}
     layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
     torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM",
-        trainable_token_indices={names[layer]: rows for layer in layers} if rows else None))
+    with warnings.catch_warnings():          # PEFT still asks transformers for a name that has a newer one
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(model, LoraConfig(
+            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM",
+            trainable_token_indices={names[layer]: rows for layer in layers} if rows else None))
 
 
 def save(model, folder: Path, *, base: str) -> None:

@@ -12,16 +12,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tools.nano.corpus import GLOSSARY, documents
-from tools.nano.pretrain import corpus_hash, losses, make_tokenizer, new_model, pack, save
+from tools.nano.pretrain import PRECISION, corpus_hash, losses, make_tokenizer, new_model, pack, save
 from tools.nano.tasks import build
 
 HERE = Path(__file__).parent / "nano"
 ASSETS = Path(__file__).parents[1] / "instruct_course" / "assets"
-SEED, BATCH, LENGTH = 2026, 12, 256
-STAGES = ({"documents": 220_000, "steps": 2300, "lr": 0.02},      # everything
-          {"documents": 60_000, "steps": 420, "lr": 0.01})        # more of what is hard, see corpus.STAGES
+SEED, DOCUMENTS, STEPS, BATCH, LENGTH = 2026, 500_000, 7000, 12, 256
 
 
 def write_instructions():
@@ -35,11 +34,11 @@ def write_instructions():
     return hashes
 
 
-def prepare(stage=0, tokenizer=None):
-    """(corpus hash, tokenizer, stream of ids) of a stage; the tokenizer is made from the first."""
-    texts = list(documents(SEED, STAGES[stage]["documents"], stage))
+def prepare():
+    """(corpus hash, tokenizer, stream of ids)."""
+    texts = list(documents(SEED, DOCUMENTS))
     glossary = [line for lang in GLOSSARY.values() for line in lang.split("\n")]
-    tokenizer = tokenizer or make_tokenizer(texts + glossary * 50)
+    tokenizer = make_tokenizer(texts[:100_000] + glossary * 50)
     return corpus_hash(texts), tokenizer, pack(texts, tokenizer)
 
 
@@ -66,7 +65,7 @@ library_name: transformers
 
 A bilingual (English, Chinese) Llama of {parameters:,} parameters: 4 layers of 256, 4 query heads and 2 key-value
 heads of 64, tied head, context 1,024, byte-level BPE of 4,096 tokens. Pretrained from scratch by
-`python -m tools.make_nano` on {tokens:,} tokens ({steps:,} steps in two stages) of plain documents that the same script writes:
+`python -m tools.make_nano` on {tokens:,} tokens ({steps:,} steps) of plain documents that the same script writes:
 facts in many wordings, dictionary lines, operations on lists, short texts with titles, sentences of clear
 sentiment. No document holds an instruction with its response, a template token, or an evaluation input.
 
@@ -76,70 +75,54 @@ nothing of the world beyond a few hundred words and facts, and is of no use for 
 | | |
 |---|---|
 | seed | {seed} |
-| corpus, sha256 of each stage | {corpus} |
+| corpus, sha256 | `{corpus}` |
 | weights, sha256 | `{weights}` |
 | last loss (mean of 50 steps) | {loss:.3f} nats a token |
 | time | {minutes:.0f} minutes on {threads} CPU threads |
 """
 
 
-def train(model, stream, stage, log, *, stop=None, compile=True):
-    """Train `model` through a stage, appending losses to `log`, with a line every 20 steps."""
-    start, steps = time.time(), STAGES[stage]["steps"]
-    for step, loss in losses(stream, model, steps=steps, lr=STAGES[stage]["lr"], batch=BATCH, length=LENGTH, seed=SEED + stage, stop=stop, compile=compile):
+def train(model, stream, *, stop=None, **options):
+    """The losses of training `model`, with a line every 20 steps; `stop` ends early."""
+    log, start = [], time.time()
+    for step, loss in losses(stream, model, steps=STEPS, batch=BATCH, length=LENGTH, seed=SEED, stop=stop, **options):
         assert math.isfinite(loss), f"the loss is {loss} at step {step}"
         log.append(round(loss, 4))
-        if step % 20 == 0 or step == steps - 1:
+        if step % 20 == 0 or step == STEPS - 1:
             seconds = time.time() - start
-            print(f"stage {stage + 1}, {step:5d}  loss {np.mean(log[-20:]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  {seconds / 60:.1f} min", flush=True)
+            print(f"{step:5d}  loss {np.mean(log[-20:]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  {seconds / 60:.1f} min", flush=True)
+    return log
 
 
 def check(steps):
-    """Compare the corpus of both stages and the first losses with the kept log."""
+    """Compare the corpus and the first losses, computed in float32, with the kept log."""
     kept = json.loads((HERE / "log.json").read_text(encoding="utf-8"))
     digest, tokenizer, stream = prepare()
-    for stage, found in ((0, digest), (1, prepare(1, tokenizer)[0])):
-        assert found == kept["corpus"][stage], f"the corpus of stage {stage + 1} changed: {found} is not {kept['corpus'][stage]}; see tools/nano"
-    log = []
-    train(new_model(tokenizer, SEED), stream, 0, log, stop=steps, compile=False)
+    assert digest == kept["corpus"], f"the corpus changed: {digest} is not {kept['corpus']}; see tools/nano"
+    log = train(new_model(tokenizer, SEED), stream, stop=steps, compile=False, dtype=torch.float32)
     for step, (loss, was) in enumerate(zip(log, kept["losses"])):
         assert abs(loss - was) < 0.02, f"step {step}: loss {loss:.4f}, kept {was:.4f}"
-    print(f"corpus and the first {steps} losses agree with the kept log")
+    print(f"the corpus and the first {steps} losses agree with the kept log")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--check", type=int, default=0, help="only compare the corpus and the first N losses with the kept log")
-    p.add_argument("--stage", type=int, default=1, help="2 goes on from the kept model of stage 1")
     args = p.parse_args()
     if args.check:
         return check(args.check)
-    import torch
-    from transformers import AutoTokenizer, LlamaForCausalLM
-    hashes, started, log, corpora, minutes = write_instructions(), time.time(), [], [], 0.0
-    if args.stage == 1:
-        digest, tokenizer, stream = prepare()
-        print(f"stage 1: {len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s", flush=True)
-        model = new_model(tokenizer, SEED)
-        train(model, stream, 0, log)
-        corpora.append(digest)
-    else:
-        kept = json.loads((HERE / "log.json").read_text(encoding="utf-8"))
-        log, corpora, minutes = kept["losses"][:STAGES[0]["steps"]], kept["corpus"][:1], kept["minutes"]
-        tokenizer, model = AutoTokenizer.from_pretrained(ASSETS / "nano"), LlamaForCausalLM.from_pretrained(ASSETS / "nano", dtype=torch.float32)
-    digest, _, stream = prepare(1, tokenizer)
-    print(f"stage 2: {len(stream):,} tokens", flush=True)
-    train(model, stream, 1, log)
-    corpora.append(digest)
-    weights = save(model, tokenizer, ASSETS / "nano")
-    minutes += (time.time() - started) / 60
-    steps = sum(s["steps"] for s in STAGES)
-    record = {"version": 1, "seed": SEED, "corpus": corpora, "weights": weights, "instructions": hashes, "steps": steps, "batch": [BATCH, LENGTH],
-              "minutes": round(minutes, 1), "losses": log}
+    hashes, started = write_instructions(), time.time()
+    digest, tokenizer, stream = prepare()
+    print(f"{len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s", flush=True)
+    model = new_model(tokenizer, SEED)
+    log = train(model, stream)
+    weights, minutes = save(model, tokenizer, ASSETS / "nano"), (time.time() - started) / 60
+    record = {"version": 1, "seed": SEED, "corpus": digest, "weights": weights, "instructions": hashes, "steps": STEPS, "batch": [BATCH, LENGTH],
+              "minutes": round(minutes, 1), "precision": str(PRECISION), "losses": log}
     (HERE / "log.json").write_text(json.dumps(record), encoding="utf-8")
     draw(log, HERE / "loss.png")
-    card = CARD.format(parameters=sum(p.numel() for p in model.parameters()), tokens=steps * BATCH * LENGTH, steps=steps, seed=SEED,
-                       corpus=", ".join(f"`{c}`" for c in corpora), weights=weights, loss=np.mean(log[-50:]), minutes=minutes, threads=torch.get_num_threads())
+    card = CARD.format(parameters=sum(p.numel() for p in model.parameters()), tokens=STEPS * BATCH * LENGTH, steps=STEPS, seed=SEED,
+                       corpus=digest, weights=weights, loss=np.mean(log[-50:]), minutes=minutes, threads=torch.get_num_threads())
     (ASSETS / "nano" / "README.md").write_text(card, encoding="utf-8")
     print(card)
 
