@@ -5,9 +5,18 @@ __all__ = ['attach', 'save', 'load']
 
 # %% ../nbs/07_lora.ipynb #attach
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+
+@contextmanager
+def _quiet():
+    """Without the warning that PEFT asks transformers for a name that has a newer one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, token_ids=(), seed: int = 0):
@@ -21,8 +30,7 @@ def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, to
     names = {m: n.split(".")[-1] for n, m in model.named_modules()}
     layers = [model.get_input_embeddings()] + ([] if tied else [model.get_output_embeddings()])
     torch.manual_seed(seed)
-    with warnings.catch_warnings():          # PEFT still asks transformers for a name that has a newer one
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+    with _quiet():
         return get_peft_model(model, LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM",
             trainable_token_indices={names[layer]: rows for layer in layers} if rows else None))
@@ -39,4 +47,5 @@ def save(model, folder: Path, *, base: str) -> None:
 def load(model, folder: Path):
     """`model` with the adapter that lies in `folder`, ready to answer."""
     from peft import PeftModel
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    with _quiet():
+        return PeftModel.from_pretrained(model, str(folder)).eval()

@@ -308,8 +308,12 @@ def _tune(c: TuneConfig, folder: Path, progress, on_step, started) -> dict:
 
 def fit_vocabulary(model, tokenizer):
     """Give `model` embedding rows for tokens that were added to `tokenizer`; never fewer than it has."""
+    from transformers.utils import logging
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer)).requires_grad_(False)
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()
+        model.resize_token_embeddings(len(tokenizer))
+        logging.set_verbosity(level)
         model.requires_grad_(False)
 
 
