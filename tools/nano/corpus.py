@@ -6,7 +6,7 @@ after it. Lists and texts that an evaluation row uses as input are left out.
 """
 import random
 
-from .tasks import LANGS, L, facts, gen_topic, join, opinion, scene, GENERATORS, build
+from .tasks import LANGS, L, facts, gen_topic, join, opinion, scene, GENERATORS, everything
 from .world import CONTINENTS, COUNTRY_LIST, ELEMENT_LIST, OPPOSITE_LIST, TOPICS, WORD_LIST
 
 STATEMENTS = {  # operation -> lang -> sentences about an input {a} and its result {b}
@@ -220,7 +220,7 @@ def documents(seed, n):
     rng = random.Random(seed)
     # facts are told in proportion to how much there is to learn, the many `kind` facts less often
     known = [f for f in facts().items() if f[0][0] != "kind"] * 2 + [f for f in facts().items() if f[0][0] == "kind"]
-    judged = {r["input"] for name, rows in build().items() if name != "train" for r in rows if r["task"] in GENERATORS}
+    judged = {r["input"] for name, rows in everything().items() if name != "train" for r in rows if r["task"] in GENERATORS}
     draw = lambda: rng.choices(list(KINDS), KINDS.values())[0]
     for _ in range(n):
         kind, lang, mixed, lines, wanted = draw(), rng.choice(LANGS), rng.random() < .6, [], rng.randint(1, 4)

@@ -132,7 +132,10 @@ def facts():
 GENERATORS = {"upper": gen_upper, "lower": gen_lower, "first": gen_first, "last": gen_last, "count": gen_count, "sort": gen_sort,
               "largest": gen_largest, "reverse": gen_reverse, "contains": gen_contains, "summary": gen_summary, "extract": gen_extract,
               "sentiment": gen_sentiment, "topic": gen_topic}
-TASKS = (*GENERATORS, "translate", "knowledge")
+# Whether a list contains a word is told in the corpus, but so small a base does not learn it: 44 to 62 % of yes and no right,
+# after all of pretraining and after 600 more steps on little else. Tuning cannot bring out what is not there, so it is not asked.
+LEFT_OUT = ("contains",)
+TASKS = (*(t for t in GENERATORS if t not in LEFT_OUT), "translate", "knowledge")
 
 # -- wordings: task -> lang -> (train, dev, test), one a line; {x} puts the input into the instruction ----------
 
@@ -674,8 +677,13 @@ def fresh(rng, task, lang, n, seen):
     return out
 
 
-def build(seed=2026, *, a_task=130, a_test=30, a_dev=10):
-    """The five splits as lists of rows: train, dev, inputs, wordings, knowledge.
+def build(seed=2026, **sizes):
+    """The five splits as lists of rows: train, dev, inputs, wordings, knowledge; sizes as in `everything`."""
+    return {name: [r for r in rows if r["task"] not in LEFT_OUT] for name, rows in everything(seed, **sizes).items()}
+
+
+def everything(seed=2026, *, a_task=130, a_test=30, a_dev=10):
+    """`build` with the tasks that are left out.
 
     `a_task` training rows a task and language, `a_test` rows a task and language in `inputs` and in
     `wordings`, `a_dev` in `dev`. Facts and dictionary words are divided before any row is written:
