@@ -29,7 +29,7 @@ def tune(model: Annotated[str, option("nano, smollm2, smollm2-base, 7b, a folder
          epochs: Annotated[Number, option("passes over the rows")] = None,
          lr: Annotated[Number, option("peak learning rate")] = None,
          rank: Annotated[int, option("rank of the adapters")] = 16,
-         alpha: Annotated[float, option("their scale is alpha / rank")] = 32,
+         alpha: Annotated[Number, option("their scale is alpha / rank; default: 256 for nano, else 32")] = None,
          max_length: Annotated[int, option("tokens of a row; a longer one loses the end of its input")] = 1024,
          batch_tokens: Annotated[Optional[int], option("tokens of a batch, padding included")] = None,
          limit: Annotated[Optional[int], option("use only so many rows")] = None,

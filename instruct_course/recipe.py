@@ -19,8 +19,8 @@ from instruct_course.data import Example, InputError
 __all__ = ["TuneConfig", "Run", "tune", "open_run"]
 EVALUATION = ("inputs", "wordings", "knowledge")
 ANSWERS = 32  # held-out rows that a big model answers; the loss is over all of them
-DEFAULTS = {"nano": {"epochs": 3.0, "lr": 3e-3, "batch_tokens": 512, "template": "article"},
-            "": {"epochs": 2.0, "lr": 8e-4, "batch_tokens": 2048, "template": "alpaca"}}
+DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
+            "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 2048, "template": "alpaca"}}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TuneConfig:
     epochs: float | None = None
     lr: float | None = None
     rank: int = 16
-    alpha: float = 32
+    alpha: float | None = None
     max_length: int = 1024
     batch_tokens: int | None = None
     limit: int | None = None

@@ -77,5 +77,5 @@ if __name__ == "__main__":
         sys.exit(f"error: {error}")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    readme.write_text(re.sub(r"(?s)(<!-- table -->\n).*(\n<!-- /table -->)", lambda m: m[1] + table(reports) + m[2], text), encoding="utf-8", newline="\n")
+    readme.write_text(re.sub(r"(?s)(<!-- table -->\n).*(<!-- /table -->)", lambda m: m[1] + table(reports) + "\n" + m[2], text), encoding="utf-8", newline="\n")
     draw(reports, ROOT / "nbs" / "images" / "tuned.png")
