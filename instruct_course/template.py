@@ -206,6 +206,7 @@ def show(tokenizer, encoded: Encoded, *, title: str = "", width: float = 9.0):
     from instruct_course.data import chinese_plots
     chinese_plots()
     fig = plt.figure(figsize=(width, 1))
+    fig.add_axes((0, 0, 1, 1)).set_axis_off()            # a notebook does not show a figure without axes
     renderer, control = fig.canvas.get_renderer(), control_tokens(tokenizer)
     boxes, x, y, limit = [], 0.15, 0, width - 0.15
     for i, label in zip(encoded.ids, encoded.labels):
@@ -223,7 +224,7 @@ def show(tokenizer, encoded: Encoded, *, title: str = "", width: float = 9.0):
                                       facecolor="#9ad6a4" if learnt else "#e4e4e4", edgecolor="#222" if special else "none", zorder=-1))
         word.set_position(((x + 0.06) / width, (bottom + 0.07) / height))
     learnt = sum(label != IGNORE_INDEX for label in encoded.labels)
-    fig.text(0.15 / width, 1 - 0.25 / height, f"{title + ': ' if title else ''}{len(encoded.ids)} tokens, {learnt} of them supervised (green)", fontsize=11, weight="bold")
+    fig.text(0.15 / width, 1 - 0.25 / height, f"{title + ': ' if title else ''}{len(encoded.ids)} tokens, {learnt} of them supervised (green)", fontsize=12)
     return fig
 
 # %% ../nbs/02_template.ipynb #prepare

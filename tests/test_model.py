@@ -7,19 +7,21 @@ from instruct_course.data import ASSETS, InputError
 
 
 def parity(folder, ids, atol=1e-4):
+    """Logits within `atol` and states within 1e-5 of their largest entry, which is what float32 can tell where they are large."""
     from transformers import AutoModelForCausalLM
     theirs, mine = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), models.by_hand(folder)
     with torch.no_grad():
         wanted, states = theirs(ids, output_hidden_states=True), mine.hidden(ids)
         assert len(states) == len(wanted.hidden_states)
         for i, (a, b) in enumerate(zip(states, wanted.hidden_states)):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=atol, msg=lambda m: f"after layer {i}: {m}")
-        torch.testing.assert_close(mine(ids), wanted.logits, rtol=1e-4, atol=atol)
+            torch.testing.assert_close(a, b, rtol=0, atol=max(atol, 1e-5 * b.abs().max().item()), msg=lambda m: f"after layer {i}: {m}")
+        torch.testing.assert_close(mine(ids), wanted.logits, rtol=0, atol=atol)
     return mine
 
 
 def test_nano_by_hand():
-    parity(ASSETS / "nano", torch.randint(5, 4096, (2, 40), generator=torch.Generator().manual_seed(0)))
+    """nano's states reach 600, so that transformers' own sdpa and eager attention give logits that differ by up to 1.6e-4."""
+    parity(ASSETS / "nano", torch.randint(5, 4096, (2, 40), generator=torch.Generator().manual_seed(0)), atol=5e-4)
 
 
 def test_smollm2_by_hand(smollm2_folder):

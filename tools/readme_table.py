@@ -61,7 +61,7 @@ def draw(reports, path):
     ax.barh(names, [100 * before.get(t, {"exact_match": 0})["exact_match"] for t in names], height=.35, color="#dd8452", label="base with its best prompt")
     for i, t in enumerate(names):
         ax.plot([100 * min(after[t]), 100 * max(after[t])], [i, i], color="black", lw=2, label="range of the seeds" if i == 0 else None)
-    ax.set(title="What a few minutes of tuning taught the nano model", xlabel="exact match on rows that were held out (%)", xlim=(0, 101))
+    ax.set(title="What a minute of tuning taught the nano model", xlabel="exact match on rows that were held out (%)", xlim=(0, 101))
     ax.grid(axis="x", alpha=.3)
     ax.legend(loc="lower center", bbox_to_anchor=(.5, -.24), ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
