@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from .quantize import bitsandbytes
+
 
 @contextmanager
 def _quiet():
@@ -24,6 +26,7 @@ def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, to
 
     `token_ids`: rows of the embedding that are trained too, and of the head where it is not tied.
     """
+    bitsandbytes()
     from peft import LoraConfig, get_peft_model
     rows = sorted(token_ids)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -46,6 +49,7 @@ def save(model, folder: Path, *, base: str) -> None:
 
 def load(model, folder: Path):
     """`model` with the adapter that lies in `folder`, ready to answer."""
+    bitsandbytes()
     from peft import PeftModel
     with _quiet():
         return PeftModel.from_pretrained(model, str(folder)).eval()

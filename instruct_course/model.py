@@ -142,6 +142,8 @@ def _from_gguf(gguf: Path, folder: Path, sha256: str, say) -> Path:
     say(f"rewriting {gguf.name} as safetensors in {folder}, once (about half a minute)")
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        if hasattr(source.config, "quantization_config"):            # what is written is no longer a GGUF
+            del source.config.quantization_config
         fresh = AutoModelForCausalLM.from_config(source.config, dtype=torch.bfloat16)    # one that was read from a GGUF refuses to be saved
         fresh.load_state_dict(source.state_dict())
         fresh.generation_config = source.generation_config

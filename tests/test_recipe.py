@@ -118,17 +118,18 @@ def test_ctrl_c_saves_what_was_learnt(rows, tmp_path):
     jsonschema.validate(run.report, schema("report"))
 
 
-def test_ctrl_c_before_the_first_step_leaves_nothing(rows, tmp_path):
-    def stop(h):
+def test_ctrl_c_before_the_first_step_leaves_nothing(rows, tmp_path, monkeypatch):
+    def stop(*args, **options):
         raise KeyboardInterrupt
+    monkeypatch.setattr(recipe.lora, "attach", stop)
     with pytest.raises(KeyboardInterrupt):
-        instruct_course.tune(data=str(rows), out=str(tmp_path / "deep" / "s"), quiet=True, on_step=stop)
+        instruct_course.tune(data=str(rows), out=str(tmp_path / "deep" / "s"), quiet=True)
     assert not list(tmp_path.iterdir())
 
 
 BAD = {"truncated.json": b'[{"instruction": "a", "output": "b"}, {"instr', "column.csv": b"instruction,input\na,b\n", "empty.json": b"", "empty.jsonl": b"", "latin.jsonl": '{"prompt": "é", "completion": "b"}'.encode("latin-1"),
        "big.jsonl": b'{"prompt": "a", "completion": "' + b"x" * 10_000_000 + b'"}\n', "null.json": b"null", "nulls.json": b'[{"prompt": "a", "completion": null}]', "numbers.json": b'[{"prompt": 1, "completion": 2}]',
-       "rows.txt": b"hello", "blank.csv": b"\n\n", "broken.parquet": b"PAR1xxxx", "fit.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "' + b"word " * 3000 + b'"}\n', "zero.csv": b"instruction,output\n\x00,b\n",
+       "rows.txt": b"hello", "blank.csv": b"\n\n", "broken.parquet": b"PAR1xxxx", "fit.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "' + b"word " * 3000 + b'"}\n', "zero.csv": b"instruction,output\n\x00,b\n",
        "folder.json": None, "missing.json": None}
 
 
