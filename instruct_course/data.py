@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
@@ -190,7 +191,7 @@ def _schema():
 def _hub(name: str) -> Iterator[tuple[int, object]]:
     """The rows of a hub data set's train split, streamed. Errors: InputError when it cannot be reached."""
     import datasets
-    print(f"streaming the data set {name} from the Hugging Face hub")
+    print(f"streaming the data set {name} from the Hugging Face hub", file=sys.stderr)
     try:
         yield from enumerate(datasets.load_dataset(name, split="train", streaming=True), 1)
     except (OSError, ValueError, ConnectionError) as error:
