@@ -178,7 +178,7 @@ def _rows(path: Path) -> Iterator[tuple[int, object]]:
             for n, row in enumerate(reader, 1):
                 yield n, ValueError("it has more fields than the header; quote the text that holds the separator") if "…" in row else row
 
-# %% ../nbs/01_data.ipynb #load
+# %% ../nbs/01_data.ipynb #schema
 COLUMNS = ("instruction", "input", "output", *EXTRAS)
 
 
@@ -198,7 +198,7 @@ def _hub(name: str) -> Iterator[tuple[int, object]]:
         raise InputError(f"{name}: there is no such file here, and the hub does not give a data set of that name "
                          f"({type(error).__name__}); check the spelling, the network or HF_ENDPOINT") from None
 
-
+# %% ../nbs/01_data.ipynb #load
 def load(source: str | Path, *, skip_bad: bool = False, rejects: Path | None = None, limit: int | None = None):
     """Read and check a file (.json, .jsonl, .csv, .tsv, .parquet) or a hub data set.
 
@@ -234,7 +234,7 @@ def load(source: str | Path, *, skip_bad: bool = False, rejects: Path | None = N
     weakref.finalize(rows, shutil.rmtree, folder, ignore_errors=True)
     return rows
 
-
+# %% ../nbs/01_data.ipynb #write
 def _write(path, raw, folder, *, skip_bad, rejects, limit) -> int:
     """Stream the good rows of `raw` into folder/rows.arrow; returns how many. Errors: InputError on a bad row."""
     import pyarrow as pa

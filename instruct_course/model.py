@@ -49,7 +49,7 @@ class Layer(torch.nn.Module):
         x = attention.rms_norm(h, self.post_attention_layernorm["weight"], eps)
         return h + self.mlp["down_proj"](torch.nn.functional.silu(self.mlp["gate_proj"](x)) * self.mlp["up_proj"](x))
 
-
+# %% ../nbs/05_model.ipynb #llama-stack
 class Llama(torch.nn.Module):
     """A Llama by hand, of a transformers configuration; its weights have the names of the published files."""
 
@@ -75,7 +75,7 @@ class Llama(torch.nn.Module):
         """Logits (B, T, V) for ids (B, T); options as in `hidden`."""
         return self.lm_head(self.hidden(ids, **options)[-1])
 
-
+# %% ../nbs/05_model.ipynb #by-hand
 def by_hand(folder: Path) -> Llama:
     """The `Llama` of a folder with config.json and safetensors, in float32. Errors: InputError when its architecture is another one."""
     from safetensors.torch import load_file
