@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from instruct_course.data import ASSETS, BUILTIN, builtin, example
+from tools import make_nano
 from tools.nano import corpus, tasks
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,7 @@ KEPT = json.loads((ROOT / "tools" / "nano" / "log.json").read_text(encoding="utf
 
 @pytest.fixture(scope="module")
 def documents():
-    return list(corpus.documents(KEPT["seed"], 30_000))
+    return list(corpus.documents(KEPT["seed"], make_nano.DOCUMENTS))
 
 
 def test_frozen_by_hash():
