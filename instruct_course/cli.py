@@ -96,13 +96,14 @@ def chat(run: Annotated[str, option("a run directory that tune wrote")],
          prompt: Annotated[Text, option("one instruction; without it, a conversation starts")] = None,
          input: Annotated[str, option("the input that the instruction is about")] = "",
          max_tokens: Annotated[int, option("tokens of an answer at most")] = 256,
+         allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
          as_json: Annotated[bool, option("print {instruction, input, output}", "--json")] = False):
     """Ask a tuned model: once with --prompt, or again and again."""
     from instruct_course import recipe
     from instruct_course.data import InputError
     if prompt is not None and not prompt.strip():
         raise InputError("--prompt: it is empty; write an instruction")
-    opened = recipe.open_run(run)
+    opened = recipe.open_run(run, allow_mismatch=allow_mismatch)
     if prompt is not None:
         said = opened.answer(prompt, input, max_new_tokens=max_tokens)
         print(json.dumps({"instruction": prompt, "input": input, "output": said}, ensure_ascii=False) if as_json else said)

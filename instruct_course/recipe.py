@@ -49,12 +49,13 @@ class Run:
     """A finished run: where it lies, its report, and its model once somebody asks it something."""
     path: Path
     report: dict
+    allow_mismatch: bool = False
     _loaded: dict = field(default_factory=dict, repr=False, compare=False)
 
     def ready(self):
         """(model, tokenizer, template), loaded on the first call."""
         if not self._loaded:
-            self._loaded.update(_load_run(self.path))
+            self._loaded.update(_load_run(self.path, self.allow_mismatch))
         return self._loaded["model"], self._loaded["tokenizer"], self._loaded["template"]
 
     def answer(self, instruction: str, input: str = "", **options) -> str:
@@ -282,7 +283,7 @@ def _tune(c: TuneConfig, folder: Path, progress, on_step, started) -> dict:
     stopped = bool(history[-1].get("interrupted"))
     if stopped:
         progress.say(f"stopped after {len(history)} of {history[-1]['steps']} steps; saving what was learnt")
-    lora.save(model, folder / "adapter", base=c.model)
+    lora.save(model, folder / "adapter", base=base, template=template)
     templates.save(template, folder / "template.json")
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as f:
         f.writelines(json.dumps({"version": 1, **h}) + "\n" for h in history)
@@ -317,29 +318,30 @@ def fit_vocabulary(model, tokenizer):
         model.requires_grad_(False)
 
 
-def _load_run(path: Path) -> dict:
-    """{'model', 'tokenizer', 'template'} of a run directory. Errors: InputError, also when the base is another one."""
+def _load_run(path: Path, allow_mismatch: bool = False) -> dict:
+    """{'model', 'tokenizer', 'template'} of a run directory. Errors: InputError, also when the base or the template is another one."""
     try:
         made = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        name, quantization, fingerprint = (made["base"][k] for k in ("name", "quantization", "fingerprint"))
+        name, quantization = made["base"]["name"], made["base"]["quantization"]
     except (OSError, KeyError, TypeError, json.JSONDecodeError):
         raise InputError(f"--run {path}: this is no run directory (its run.json cannot be read); name one that tune wrote") from None
     template = templates.read(path / "template.json")
-    base = models.load(name, quantization=quantization)
-    if base.fingerprint != fingerprint:
-        raise InputError(f"--run {path}: it was trained on another {name} (the weights differ); tune again on this one")
-    templates.prepare(template, base.tokenizer)
-    fit_vocabulary(base.model, base.tokenizer)
     if not (path / "adapter" / "adapter_model.safetensors").exists():
         raise InputError(f"--run {path}: its adapter/ is missing; name a complete run directory")
-    return {"model": lora.load(base.model, path / "adapter"), "tokenizer": base.tokenizer, "template": template}
+    base = models.load(name, quantization=quantization)
+    templates.prepare(template, base.tokenizer)
+    fit_vocabulary(base.model, base.tokenizer)
+    return {"model": lora.load(base, path / "adapter", template=template, allow_mismatch=allow_mismatch), "tokenizer": base.tokenizer, "template": template}
 
 
-def open_run(path: str | Path) -> Run:
-    """A run directory that `tune` wrote, ready to answer. Errors: InputError when it is none."""
+def open_run(path: str | Path, *, allow_mismatch: bool = False) -> Run:
+    """A run directory that `tune` wrote, ready to answer. `allow_mismatch` goes on where base or template are not those of training.
+
+    Errors: InputError when it is no run directory, and on its first answer when base or template differ.
+    """
     path = Path(path)
     try:
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         raise InputError(f"--run {path}: this is no run directory (its report.json cannot be read); name one that tune wrote") from None
-    return Run(path, report)
+    return Run(path, report, allow_mismatch)

@@ -93,15 +93,23 @@ def test_peft_loads_the_adapter_and_it_answers_the_same(small_run):
     assert "".join(opened.stream("Count the words.", "cat, dog", max_new_tokens=8)).strip() == opened.answer("Count the words.", "cat, dog", max_new_tokens=8)
 
 
-def test_another_base_is_refused(small_run, tmp_path):
+def test_another_base_or_template_is_refused(small_run, tmp_path, monkeypatch, capsys):
+    """By the fingerprint of the weights and the text of the template, with a way to go on all the same."""
     import shutil
-    copy = tmp_path / "copy"
-    shutil.copytree(small_run.path, copy)
-    made = json.loads((copy / "run.json").read_text(encoding="utf-8"))
-    made["base"]["fingerprint"] = "0" * 64
-    (copy / "run.json").write_text(json.dumps(made), encoding="utf-8")
-    with pytest.raises(InputError, match="weights differ"):
-        instruct_course.open_run(copy).answer("a")
+    for file, key, value, says in (("adapter/origin.json", "base", {"name": "nano", "fingerprint": "0" * 64, "quantization": "nf4"}, "the base"),
+                                   ("adapter/origin.json", "base", {"name": "nano", "fingerprint": None, "quantization": "none"}, "the quantisation"),
+                                   ("template.json", "with_input", "<inst> {instruction}!<inp> {input}<out> ", "the template")):
+        copy = tmp_path / says.replace(" ", "")
+        shutil.copytree(small_run.path, copy)
+        made = json.loads((copy / file).read_text(encoding="utf-8"))
+        assert key in made
+        (copy / file).write_text(json.dumps(made | {key: value}), encoding="utf-8")
+        with pytest.raises(InputError, match=says):
+            instruct_course.open_run(copy).answer("a")
+        assert isinstance(instruct_course.open_run(copy, allow_mismatch=True).answer("a", max_new_tokens=2), str)
+    code, out, err = command(monkeypatch, capsys, "chat", "--run", copy, "--prompt", "Count.")
+    assert code == 2 and "the template" in err and not out
+    assert command(monkeypatch, capsys, "chat", "--run", copy, "--prompt", "Count.", "--max-tokens", "2", "--allow-mismatch")[0] == 0
 
 
 def test_an_existing_run_is_never_overwritten(small_run, rows, monkeypatch, capsys):
