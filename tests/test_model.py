@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from instruct_course import attention, quantize
+from instruct_course import attention, generate, quantize
 from instruct_course import model as models
-from instruct_course.data import ASSETS, InputError
+from instruct_course import template as T
+from instruct_course.data import ASSETS, Example, InputError
 
 
 def parity(folder, ids, atol=1e-4):
@@ -216,3 +217,46 @@ def test_without_the_libraries_kernels_nothing_is_fetched():
     code = "import sys\nfrom instruct_course import model\nmodel.load('nano')\nassert 'kernels' not in sys.modules\nprint('fine')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "fine" and "Failed to load" not in done.stderr, done.stdout + done.stderr
+
+
+def test_names_that_lead_nowhere(tmp_path, monkeypatch):
+    for name, says in (("nowhere", "no such folder"), ("./nowhere", "no such folder"), (str(tmp_path), "config.json"), ("owner/nothing", "is not in the local cache")):
+        with pytest.raises(InputError, match=says):
+            models.load(name, say=lambda text: None)
+
+
+def test_a_folder_is_loaded_and_pickles_are_refused(tmp_path):
+    folder = copy_of_nano(tmp_path / "copy")
+    base = models.load(str(folder))
+    assert base.fingerprint == models.load("nano").fingerprint
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickled"):
+        models.load(str(folder))
+
+
+def test_the_fingerprint_sees_one_changed_byte(tmp_path):
+    source = (models.ASSETS / "nano" / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(source[:-9] + bytes([source[-9] ^ 1]) + source[-8:])
+    assert models.fingerprint(tmp_path) != models.fingerprint(models.ASSETS / "nano")
+
+
+def test_downloads_are_said_and_the_mirror_is_named(monkeypatch):
+    said = []
+    monkeypatch.setenv("HF_ENDPOINT", "mirror.example")
+    with pytest.raises(InputError):
+        models.resolve("7b", say=said.append)
+    assert said == ["downloading Qwen/Qwen2.5-7B from mirror.example"]
+
+
+def test_a_gguf_with_a_wrong_hash_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSTRUCT_COURSE_CACHE", str(tmp_path))
+    (tmp_path / models.GGUF).write_bytes(b"not it")
+    with pytest.raises(InputError, match="sha256"):
+        models.resolve("smollm2", say=lambda text: None)
+    assert not (tmp_path / "smollm2").exists()
+
+
+def test_smollm2_speaks(smollm2_folder):
+    base = models.load(str(smollm2_folder))
+    (said,) = generate.answer(base.model, base.tokenizer, T.named("chat", base.tokenizer), [Example("What is the capital of France?")], max_new_tokens=12)
+    assert "Paris" in said
