@@ -7,7 +7,7 @@ import ast
 import re
 
 LIBRARY = ("torch.nn.", "torch.softmax", "torch.log_softmax", "torch.logsumexp", "torch.distributions.", "torch.special.", "torch.optim.", "torch.linalg.",
-           "torch.autograd.", "torch.bucketize", "transformers.", "peft.", "bitsandbytes.", "tokenizers.", "datasets.", "rouge_score.", "sacrebleu.", "gguf.")
+           "torch.autograd.", "torch.bucketize", "torch.fake_quantize", "transformers.", "peft.", "bitsandbytes.", "tokenizers.", "datasets.", "rouge_score.", "sacrebleu.", "gguf.")
 GIVES = {"instruct_course.model.load": "transformers.", "instruct_course.quantize.bitsandbytes": "bitsandbytes."}   # our doors to libraries' objects
 METHODS = {"softmax", "log_softmax", "logsumexp", "backward"}                                        # of any tensor
 COPIES = {"clone", "detach", "double", "float", "half", "to", "cpu", "item", "tolist", "numpy", "requires_grad_", "copy", "deepcopy", "T", "numel", "view", "reshape",
@@ -65,6 +65,14 @@ class Follower:
                 out.add("torch.autograd: " + ast.unparse(n))
         return out
 
+    def assign(self, target, value, more=False):
+        """`a, b = x, y` binds each to its own side."""
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            for t, v in [(t, self.calls(v)) for t, v in zip(target.elts, value.elts)]:
+                self.bind(t, v, more)
+        else:
+            self.bind(target, self.calls(value), more)
+
     def bind(self, target, calls: set[str], more=False):
         for n in ast.walk(target):
             if isinstance(n, ast.Name):
@@ -96,7 +104,7 @@ class Follower:
                         elif isinstance(s.value, ast.Call) and self.dotted(s.value.func) == "instruct_course.quantize.bitsandbytes":
                             self.alias[target.id] = "bitsandbytes"
                     if s.value is not None:
-                        self.bind(target, self.calls(s.value), more=isinstance(s, ast.AugAssign))
+                        self.assign(target, s.value, more=isinstance(s, ast.AugAssign))
                 if isinstance(s.value, ast.Call) and self.dotted(s.value.func).startswith("torch.optim."):   # an optimizer changes what it is given
                     self.bind(s.value, self.calls(s.value), more=True)
             elif isinstance(s, ast.Expr):
