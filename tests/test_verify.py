@@ -1,5 +1,6 @@
 """The checking habit bites: planted fakes are refused when they run, and found when they are only written down."""
 import math
+import re
 
 import nbformat
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from instruct_course.verify import verify
 from equations import problems
-from test_house import NOTEBOOKS
+from test_house import NOTEBOOKS, ROOT
 
 x = torch.arange(6.0, dtype=torch.float64).view(2, 3)
 
@@ -80,3 +81,11 @@ def test_tags_and_checks_without_each_other_are_found():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_every_equation_of_a_chapter_has_its_check(path):
     assert problems(nbformat.read(path, as_version=4).cells) == []
+
+
+def test_the_readme_lists_every_equation():
+    """Its table of formulas names each tag of the notebooks, and no other."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| formula | equation |")[1].split("\n\n")[0]
+    named = [t for line in table.splitlines() for t in re.findall(r"\b\d+\.\d+\b", line.split("|")[-2])]
+    tags = [t for path in NOTEBOOKS for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown" for t in re.findall(r"\\tag\{([\d.]+)\}", c.source)]
+    assert sorted(named) == sorted(tags)
