@@ -182,14 +182,22 @@ def _kernel(weight, blocksize: int, quant_type: str, quant_storage):
     return packed.view(-1).view(quant_storage)[:, None], absmax
 
 
+def _agrees() -> bool:
+    """Whether the installed library rounds as `_pack` does where versions differ: in the middle of two levels, in zeros, in a short block."""
+    middle = (NF4_LEVELS[:-1] + NF4_LEVELS[1:]) / 2
+    probe = torch.cat([torch.zeros(64), middle, torch.ones(1), middle * 3, torch.ones(32), middle, -torch.ones(8)])       # the last of three blocks is short
+    pairs = [(torch.ops.bitsandbytes.quantize_4bit(probe, 64, kind, torch.uint8), _kernel(probe, 64, kind, torch.uint8)) for kind in ("nf4", "fp4")]
+    return all(a.shape == b.shape and torch.equal(a, b) for one, other in pairs for a, b in zip(one, other))
+
+
 @contextmanager
 def fast_loading():
     """Inside, bitsandbytes quantises to 4 bits on a CPU through `_pack`: the same bits in about a third of the time. Outside all is as before.
 
-    A bitsandbytes that brings a kernel of its own for CPUs is left alone, and so are GPUs.
+    A bitsandbytes that brings a kernel of its own for CPUs or rounds otherwise (before 0.50) is left alone, and so are GPUs.
     """
     bitsandbytes()
-    if torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::quantize_4bit", "CPU"):
+    if torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::quantize_4bit", "CPU") or not _agrees():
         yield
         return
     with torch.library._scoped_library("bitsandbytes", "IMPL") as library:
