@@ -55,7 +55,7 @@ NF4_LEVELS = torch.tensor([
     0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0])
 
 # %% ../nbs/06_quantize.ipynb #nf4-quantize
-CHUNK = 1 << 18      # weights at a time, so that what lies between two steps stays in the processor's cache
+CHUNK = 1 << 22      # weights at a time: bounds the memory; in smaller chunks the threads wait for each other more often than they work
 
 
 def _pack(weight, block_size: int, bounds: list[float], order=None) -> tuple[torch.Tensor, torch.Tensor]:
