@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,7 @@ NF4_LEVELS = torch.tensor([
     0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0])
 
 # %% ../nbs/06_quantize.ipynb #nf4-quantize
-CHUNK = 1 << 22      # weights at a time: bounds the memory; in smaller chunks the threads wait for each other more often than they work
+CHUNK = (1 << 15) - 64      # weights at a time: torch does not split so few over threads, which would wait for each other on a busy machine
 
 
 def _pack(weight, block_size: int, bounds: list[float], order=None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,11 +72,11 @@ def _pack(weight, block_size: int, bounds: list[float], order=None) -> tuple[tor
     n, step = flat.numel(), max(1, CHUNK // block_size) * block_size
     empty = lambda size, dtype: torch.empty(size, dtype=dtype, device=flat.device)
     packed, absmax, size = empty(((n + 1) // 2, 1), torch.uint8), empty(-(-n // block_size), torch.float32), min(step, n + 1)
-    scaled_, code_, above_ = empty(size, torch.float32), empty(size, torch.uint8), empty(size, torch.bool)       # used again for each chunk
-    for start in range(0, n, step):
+
+    def chunk(start, buffers):
         x = flat[start:start + step]
         whole, even = len(x) // block_size * block_size, len(x) + len(x) % 2
-        scaled, code, above, a = scaled_[:even], code_[:even], above_[:even], absmax[start // block_size:-(-(start + len(x)) // block_size)]
+        scaled, code, above, a = buffers[0][:even], buffers[1][:even], buffers[2][:even], absmax[start // block_size:-(-(start + len(x)) // block_size)]
         if whole:
             blocks = x[:whole].view(-1, block_size)                                              # (b, block_size)
             top = a[:len(blocks)].copy_(blocks.abs().amax(1))
@@ -93,6 +94,18 @@ def _pack(weight, block_size: int, bounds: list[float], order=None) -> tuple[tor
         codes = code if order is None else order.to(torch.uint8)[code.int()]
         pair = codes.view(torch.int16)           # two codes in one number, the first in its low byte
         packed[start // 2:start // 2 + len(pair), 0] = ((pair << 4) | (pair >> 8)).to(torch.uint8)
+
+    def run(starts):
+        buffers = empty(size, torch.float32), empty(size, torch.uint8), empty(size, torch.bool)      # used again for each chunk
+        for start in starts:
+            chunk(start, buffers)
+
+    starts, workers = range(0, n, step), torch.get_num_threads() if flat.device.type == "cpu" else 1
+    if workers == 1 or len(starts) < 16:
+        run(starts)
+    else:                                        # threads of our own: each takes every k-th chunk and waits for nobody
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(run, [starts[k::workers] for k in range(workers)]))
     return packed, absmax
 
 
@@ -192,7 +205,7 @@ def _agrees() -> bool:
 
 @contextmanager
 def fast_loading():
-    """Inside, bitsandbytes quantises to 4 bits on a CPU through `_pack`: the same bits in about a third of the time. Outside all is as before.
+    """Inside, bitsandbytes quantises to 4 bits on a CPU through `_pack`: the same bits in about half the time. Outside all is as before.
 
     A bitsandbytes that brings a kernel of its own for CPUs or rounds otherwise (before 0.50) is left alone, and so are GPUs.
     """
