@@ -15,7 +15,10 @@ def causal(length: int, past: int = 0, device=None) -> torch.Tensor:
 
 # %% ../nbs/04_attention.ipynb #packed
 def packed(lengths, device=None) -> torch.Tensor:
-    """(N, N) bool, N = sum(lengths): the causal mask of rows that lie behind each other in one line; Eq. 4.7."""
+    """(N, N) bool, N = sum(lengths): the causal mask of rows that lie behind each other in one line; Eq. 4.7.
+
+    lengths: the tokens of each row, a list or an (R,) int64 tensor.
+    """
     row = torch.repeat_interleave(torch.arange(len(lengths), device=device), torch.as_tensor(lengths, device=device))
     return (row[:, None] == row[None, :]) & causal(len(row), device=device)
 
@@ -36,14 +39,17 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
 
 # %% ../nbs/04_attention.ipynb #rope
 def rope(positions: torch.Tensor, width: int, theta: float = 10_000.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin), each positions.shape + (width / 2,), of the angles of rotary positions; Eq. 4.10 (Su et al. 2021)."""
+    """(cos, sin), each (T, width / 2) float64, of the angles of rotary positions; Eq. 4.10 (Su et al. 2021).
+
+    positions: (T,) int; width: that of a head, even; theta: the base of the speeds.
+    """
     speed = theta ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width)
     angle = positions[..., None].double() * speed
     return angle.cos(), angle.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x (..., T, d) turned by the angles of its positions, cos and sin (T, d / 2); Eq. 4.10."""
+    """x (..., T, d) turned by the angles of its positions, cos and sin (T, d / 2), in the dtype of x; Eq. 4.10."""
     a, b = x.chunk(2, -1)
     cos, sin = cos.to(x), sin.to(x)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
@@ -56,7 +62,10 @@ def rms_norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 # %% ../nbs/04_attention.ipynb #weights
 def weights_of(model, ids: list[int]) -> torch.Tensor:
-    """(L, n_q, T, T) attention weights of all layers and heads of a transformers model for one row of `ids`."""
+    """(L, n_q, T, T) float32 on the CPU: the weights α (Eq. 4.2) of all layers and heads of a transformers model for one row of `ids`.
+
+    The model's own form of attention is put back afterwards.
+    """
     config, was = model.config, model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:

@@ -39,7 +39,10 @@ class Layer(torch.nn.Module):
         self.mlp = torch.nn.ModuleDict({"gate_proj": linear(H, F), "up_proj": linear(H, F), "down_proj": linear(F, H)})
 
     def forward(self, h, turn, mask, cache=None):
-        """h: (B, T, H); turn: (cos, sin) of its positions; mask: (T, S) bool; cache: a list that keeps (k, v). Returns (B, T, H)."""
+        """h: (B, T, H) to (B, T, H). turn: (cos, sin), each (T, d / 2); mask: (T, S) bool, true where looking is allowed.
+
+        cache: a list, empty or [k, v], each (B, n_kv, S, d), filled in place.
+        """
         x, eps = attention.rms_norm(h, self.input_layernorm["weight"], self.c.rms_norm_eps), self.c.rms_norm_eps
         heads = lambda name: self.self_attn[name](x).unflatten(-1, (-1, self.c.head_dim)).transpose(1, 2)      # (B, n, T, d)
         q, k, v = attention.rotate(heads("q_proj"), *turn), attention.rotate(heads("k_proj"), *turn), heads("v_proj")
@@ -54,7 +57,10 @@ class Layer(torch.nn.Module):
 
 # %% ../nbs/05_model.ipynb #llama-stack
 class Llama(torch.nn.Module):
-    """A Llama by hand, of a transformers configuration; its weights have the names of the published files."""
+    """A Llama by hand; its weights have the names of the published files. Eqs. 5.2 and 5.3; Touvron et al. 2023.
+
+    c: a LlamaConfig or Qwen2Config with head_dim and attention_bias set, as `by_hand` does.
+    """
 
     def __init__(self, c):
         super().__init__()
@@ -65,7 +71,10 @@ class Llama(torch.nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
 
     def hidden(self, ids, *, mask=None, caches=None):
-        """[(B, T, H)] for ids (B, T): what enters each layer, and last the normed result. `caches`: one list a layer, filled in place."""
+        """[(B, T, H)] for ids (B, T) int64: what enters each layer, and last the normed result.
+
+        mask: (T, past + T) bool, causal if None; caches: one list a layer, filled in place.
+        """
         past = caches[0][0].shape[2] if caches and caches[0] else 0
         mask = attention.causal(ids.shape[1], past, ids.device) if mask is None else mask
         turn = attention.rope(torch.arange(past, past + ids.shape[1], device=ids.device), self.c.head_dim, self.c.rope_parameters["rope_theta"])
@@ -106,7 +115,10 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen base model: `fingerprint` names its weights, `quantization` is 'nf4' or 'none'."""
+    """A base: a transformers causal language model, frozen and in eval mode, with its tokenizer.
+
+    fingerprint: names its weights; quantization: 'nf4' or 'none'.
+    """
     model: object
     tokenizer: object
     name: str
@@ -207,7 +219,10 @@ def resolve(name: str, *, say=print) -> Path:
 
 # %% ../nbs/05_model.ipynb #fingerprint
 def fingerprint(folder: Path) -> str:
-    """sha256 over names, sizes and 16 evenly spaced blocks (1 MiB) of each .safetensors file; small files are read whole."""
+    """sha256 over names, sizes and 16 evenly spaced blocks (1 MiB) of each .safetensors file; up to 16 MiB a file is read whole.
+
+    Errors: InputError when there are none.
+    """
     files, digest, block = sorted(Path(folder).glob("*.safetensors")), hashlib.sha256(), 1 << 20
     if not files:
         raise InputError(f"{folder}: there are no .safetensors weights in it; pickled weights are not loaded, convert them first")
@@ -317,5 +332,8 @@ def load(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print
         size = weight_bytes(folder, quantization, dtype)
         if shutil.disk_usage(kept.anchor).free > 2 * size:
             say(f"keeping the 4-bit weights ({size / 1e9:.1f} GB) in {kept}, so that the next start takes seconds")
-            quantize.write(model, kept, fingerprint=digest)
+            try:
+                quantize.write(model, kept, fingerprint=digest)
+            except InputError as error:      # the model is loaded all the same; another process may have been faster
+                say(f"they were not kept: {error}")
     return Base(model.requires_grad_(False).eval(), tokenizer, name, digest, quantization)
