@@ -1,5 +1,6 @@
 """The loss that training uses, against the dense form of torch and by known answers."""
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from instruct_course import loss
 from instruct_course.loss import response_loss, supervised
 
 
@@ -61,6 +63,51 @@ def test_no_supervised_position_is_zero_and_differentiable():
     total, n = picked(hidden, head, torch.full((2, 4), -100))
     total.backward()
     assert (total.item(), n) == (0.0, 0) and hidden.grad.abs().sum() == 0 and head.weight.grad.abs().sum() == 0
+
+
+# -- one pass, where the head is frozen
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), keep=st.floats(0, 1), double=st.booleans(), room=st.sampled_from([1, 12, 40, 1 << 24]), factor=st.floats(-3, 3))
+def test_one_pass_is_the_dense_loss(seed, keep, double, room, factor):
+    """However many positions are taken at a time, and whatever gradient comes from above."""
+    hidden, labels = rows(seed, keep, torch.float64 if double else torch.float32)
+    torch.manual_seed(seed)
+    head = torch.nn.Linear(8, 12, bias=False).to(hidden.dtype).requires_grad_(False)
+    with mock.patch.object(loss, "LOGITS", room):
+        total, n = picked(hidden, head, labels)
+    assert type(total.grad_fn).__name__ == "OnePassBackward" and total.shape == () and total.dtype == hidden.dtype
+    wanted, atol = dense(hidden, head, labels), 1e-12 if double else 1e-6
+    torch.testing.assert_close(total, wanted, rtol=atol, atol=atol)
+    got, want = (torch.autograd.grad(x * factor, hidden)[0] for x in (total, wanted))
+    torch.testing.assert_close(got, want, rtol=10 * atol, atol=10 * atol)
+
+
+def test_one_pass_is_taken_only_where_the_head_is_frozen():
+    hidden, labels = rows(0, 1.0)
+    plain, passes = torch.nn.Linear(8, 12, bias=False), lambda head: "OnePass" in type(picked(hidden, head, labels)[0].grad_fn).__name__
+    assert passes(plain.requires_grad_(False))
+    assert not passes(torch.nn.Linear(8, 12, bias=False)) and not passes(torch.nn.Linear(8, 12).requires_grad_(False)) and not passes(lambda h: plain(h))
+    assert not passes(torch.nn.Sequential(plain))
+
+
+def test_one_pass_needs_no_gradient_to_tell_the_loss():
+    hidden, labels = rows(3, .5)
+    head = torch.nn.Linear(8, 12, bias=False).requires_grad_(False)
+    wanted = picked(hidden, head, labels)[0]
+    with torch.no_grad():
+        assert picked(hidden, head, labels)[0] == wanted.detach()
+    assert picked(hidden[:0], head, labels[:0])[0] == 0
+
+
+def test_one_pass_in_16_bits_is_as_near_to_the_truth_as_the_plain_path():
+    for dtype in (torch.bfloat16, torch.float16):
+        hidden, labels = rows(5, .8)
+        head = torch.nn.Linear(8, 12, bias=False).requires_grad_(False)
+        (truth,) = torch.autograd.grad(dense(hidden, head, labels), hidden)
+        half, small = head.to(dtype), hidden.detach().to(dtype).requires_grad_(True)
+        errors = [(torch.autograd.grad(picked(small, h, labels)[0], small)[0].float() - truth).abs().max().item() for h in (half, lambda x: half(x))]
+        assert errors[0] <= 1.5 * errors[1] + 1e-3 and errors[0] < .1
 
 
 def test_16_bits_are_summed_in_32():
