@@ -78,6 +78,7 @@ def _target_modules(model, targets):
 def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, token_ids=(), seed: int = 0, targets="all-linear"):
     """`model` with fresh LoRA adapters (Eq. 7.1; Hu et al. 2021), as a PeftModel.
 
+    rank: of B (out, rank) and A (rank, in) of each layer; the change is scaled by alpha / rank; dropout: share of a layer's inputs, 0 to 1.
     targets: 'all-linear' (all linear layers but the head), 'attention', or a list of layer names. token_ids: rows of the
     embedding that are trained too, and of the head where it is not tied. Errors: InputError when a target is not there.
     """
@@ -98,7 +99,7 @@ def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, to
 def save(model, folder: str | Path, *, base, template: Template | None = None) -> None:
     """Write the adapter in PEFT's format (safetensors and JSON) with origin.json, which says what it was trained under.
 
-    base: a `model.Base`, or a bare name where nothing else is known. The folder appears whole or not at all.
+    model: a PeftModel; base: the `model.Base` below it, or a bare name where nothing else is known. The folder appears whole or not at all.
     Errors: InputError when something is there already.
     """
     folder, name = Path(folder), getattr(base, "name", base)
@@ -164,7 +165,7 @@ def _differences(folder: Path, base, template) -> list[str]:
 
 
 def _fit(model, folder: Path) -> None:
-    """Refuse weights that do not fit `model`, before anything is changed in it. Errors: InputError."""
+    """Refuse lora_A that is not (rank, in) and lora_B that is not (out, rank) of its layer in `model`, which is not changed. Errors: InputError."""
     from safetensors import SafetensorError, safe_open
     path, layers = folder / "adapter_model.safetensors", dict(model.named_modules())
     try:
@@ -181,7 +182,7 @@ def _fit(model, folder: Path) -> None:
 
 
 def load(base, folder: str | Path, *, template: Template | None = None, allow_mismatch: bool = False):
-    """The base with the adapter that lies in `folder`, ready to answer.
+    """The base with the adapter that lies in `folder`, ready to answer: a PeftModel in eval mode, its adapter named 'default'.
 
     base: a `model.Base`, held against the adapter's origin, or a bare transformers model, whose origin nobody knows. A `template`, where
     given, must be the one that it was trained with. Errors: InputError on a mismatch, unless `allow_mismatch`, and on a broken folder.
@@ -194,7 +195,7 @@ def load(base, folder: str | Path, *, template: Template | None = None, allow_mi
         differ = _differences(folder, base, template)
         if differ:
             raise InputError(f"{folder}: {' and '.join(differ)} {'differs' if len(differ) == 1 else 'differ'} from what this adapter was trained under; "
-                             "load the right one, or go on at your own risk with allow_mismatch=True")
+                             "load the right one, or go on at your own risk with allow_mismatch=True (on the command line: --allow-mismatch)")
     _fit(model, folder)
     try:
         with _quiet():

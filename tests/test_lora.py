@@ -211,7 +211,7 @@ def test_a_mismatch_is_refused_and_can_be_overridden(kept, base, template, says)
     model = small()
     with pytest.raises(InputError, match=says) as refused:
         lora.load(as_base(model, **base), folder, template=form)
-    assert "allow_mismatch=True" in str(refused.value) and "\n" not in str(refused.value)
+    assert "allow_mismatch=True" in str(refused.value) and "--allow-mismatch" in str(refused.value) and "\n" not in str(refused.value)
     assert not any("lora" in n for n, _ in model.named_parameters()), "a refusal leaves the model as it was"
     assert torch.equal(lora.load(as_base(model, **base), folder, template=form, allow_mismatch=True)(IDS).logits, wanted)
 
