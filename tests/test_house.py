@@ -83,6 +83,7 @@ def test_chapters_are_clean(copied):
     for path in NOTEBOOKS:
         text = path.read_text(encoding="utf-8")
         assert (copied / "nbs" / path.name).read_text(encoding="utf-8") == text, f"{path.name}: run nbdev-clean"
+        assert "widgets" not in nbformat.read(path, as_version=4).metadata, f"{path.name}: the state of widgets is not kept"
         shown = "".join(texts(c) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
         assert not re.search(r"/(root|home|tmp|Users)/\w", text) and not any(word in shown for word in ("Warning", "error: ", "Failed to")), path.name
 
