@@ -25,6 +25,11 @@ import torch
 from .data import InputError
 
 
+NF4_LEVELS = torch.tensor([
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0])
+
+
 def bitsandbytes():
     """The library bitsandbytes, imported without its download of compiled kernels from a hub."""
     if "bitsandbytes" not in sys.modules:
@@ -50,55 +55,45 @@ def nf4_config(compute_dtype):
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                               bnb_4bit_compute_dtype=compute_dtype)
 
-# %% ../nbs/06_quantize.ipynb #nf4-levels
-NF4_LEVELS = torch.tensor([
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0])
-
 # %% ../nbs/06_quantize.ipynb #nf4-quantize
 CHUNK = (1 << 15) - 64      # weights at a time: torch does not split so few over threads, which would wait for each other on a busy machine
 
 
-def _pack(weight, block_size: int, bounds: list[float], order=None) -> tuple[torch.Tensor, torch.Tensor]:
-    """(packed (ceil(n / 2), 1) uint8, absmax (ceil(n / block_size),) float32): the code of a weight is the number of `bounds` below it.
-
-    `order`: a table from that number to the stored code, where the library's codes are not in the order of their values.
-    """
+def _pack(weight, block_size: int, levels) -> tuple[torch.Tensor, torch.Tensor]:
+    """(packed (ceil(n / 2), 1) uint8, absmax (ceil(n / block_size),) float32) of n numbers in any shape; a code is a place in `levels` (16,)."""
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise InputError(f"weights of dtype {weight.dtype} cannot be quantised; give float32, bfloat16 or float16")
     if block_size < 2 or block_size % 2:
         raise InputError(f"a block of {block_size} weights cannot be packed; give an even block_size, 64 for NF4")
-    flat = weight.detach().reshape(-1)
+    flat, order = weight.detach().reshape(-1), torch.argsort(levels)
+    bounds = ((levels[order][:-1] + levels[order][1:]) / 2).tolist()
+    places = None if torch.equal(order, torch.arange(16)) else order.to(flat.device, torch.uint8)      # FP4's codes are not in the order of their values
     n, step = flat.numel(), max(1, CHUNK // block_size) * block_size
     empty = lambda size, dtype: torch.empty(size, dtype=dtype, device=flat.device)
-    packed, absmax, size = empty(((n + 1) // 2, 1), torch.uint8), empty(-(-n // block_size), torch.float32), min(step, n + 1)
-
-    def chunk(start, buffers):
-        x = flat[start:start + step]
-        whole, even = len(x) // block_size * block_size, len(x) + len(x) % 2
-        scaled, code, above, a = buffers[0][:even], buffers[1][:even], buffers[2][:even], absmax[start // block_size:-(-(start + len(x)) // block_size)]
-        if whole:
-            blocks = x[:whole].view(-1, block_size)                                              # (b, block_size)
-            top = a[:len(blocks)].copy_(blocks.abs().amax(1))
-            torch.mul(blocks, (1 / top.clamp(min=1e-38))[:, None], out=scaled[:whole].view(-1, block_size))      # reciprocal and floor as the library's
-        if whole < len(x):                       # the last block is short, and the library divides there
-            rest = x[whole:].float()
-            a[-1] = rest.abs().max().clamp(min=1e-38)
-            scaled[whole:len(x)] = rest / a[-1]
-        scaled[len(x):] = 0                      # an odd number of weights ends with the code of zero
-        if not a.isfinite().all():
-            raise InputError("a weight is infinite or not a number, so its block has no scale; mend the checkpoint before quantising it")
-        code.zero_()
-        for bound in bounds:                     # fifteen plain comparisons are faster than a search, which jumps
-            code += torch.gt(scaled, bound, out=above).view(torch.uint8)
-        codes = code if order is None else order.to(torch.uint8)[code.int()]
-        pair = codes.view(torch.int16)           # two codes in one number, the first in its low byte
-        packed[start // 2:start // 2 + len(pair), 0] = ((pair << 4) | (pair >> 8)).to(torch.uint8)
+    packed, absmax = empty(((n + 1) // 2, 1), torch.uint8), empty(-(-n // block_size), torch.float32)
 
     def run(starts):
-        buffers = empty(size, torch.float32), empty(size, torch.uint8), empty(size, torch.bool)      # used again for each chunk
+        buffers = [empty(min(step, n + 1), dtype) for dtype in (torch.float32, torch.uint8, torch.bool)]      # used again for each chunk
         for start in starts:
-            chunk(start, buffers)
+            x = flat[start:start + step]
+            whole, even = len(x) // block_size * block_size, len(x) + len(x) % 2
+            (scaled, code, above), a = (b[:even] for b in buffers), absmax[start // block_size:-(-(start + len(x)) // block_size)]
+            if whole:
+                blocks = x[:whole].view(-1, block_size)                                              # (b, block_size)
+                top = a[:len(blocks)].copy_(blocks.abs().amax(1))
+                torch.mul(blocks, (1 / top.clamp(min=1e-38))[:, None], out=scaled[:whole].view(-1, block_size))      # reciprocal and floor as the library's
+            if whole < len(x):                   # the last block is short, and the library divides there
+                rest = x[whole:].float()
+                a[-1] = rest.abs().max().clamp(min=1e-38)
+                scaled[whole:len(x)] = rest / a[-1]
+            scaled[len(x):] = 0                  # an odd number of weights ends with the code of zero
+            if not a.isfinite().all():
+                raise InputError("a weight is infinite or not a number, so its block has no scale; mend the checkpoint before quantising it")
+            code.zero_()
+            for bound in bounds:                 # fifteen plain comparisons are faster than a search, which jumps
+                code += torch.gt(scaled, bound, out=above).view(torch.uint8)
+            pair = (code if places is None else places[code.int()]).view(torch.int16)                # two codes in one number, the first in its low byte
+            packed[start // 2:start // 2 + len(pair), 0] = ((pair << 4) | (pair >> 8)).to(torch.uint8)
 
     starts, workers = range(0, n, step), torch.get_num_threads() if flat.device.type == "cpu" else 1
     if workers == 1 or len(starts) < 16:
@@ -110,12 +105,12 @@ def _pack(weight, block_size: int, bounds: list[float], order=None) -> tuple[tor
 
 
 def nf4_quantize(weight: torch.Tensor, block_size: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
-    """`weight` in NF4: (packed (ceil(n / 2), 1) uint8, absmax (blocks,) float32), to the bit what bitsandbytes gives on a CPU; Eq. 6.4, 6.7.
+    """`weight` in NF4: (packed (ceil(n / 2), 1) uint8, absmax (blocks,) float32), to the bit what bitsandbytes gives on a CPU; Eq. 6.4, 6.5.
 
     weight: any shape, float32, bfloat16 or float16; the first of two codes is in the high half of a byte.
     Errors: InputError for another dtype, an odd block, or weights that are infinite or not a number. Dettmers et al. 2023, section 3.
     """
-    return _pack(weight, block_size, ((NF4_LEVELS[:-1] + NF4_LEVELS[1:]) / 2).tolist())
+    return _pack(weight, block_size, NF4_LEVELS)
 
 
 def nf4_dequantize(packed: torch.Tensor, absmax: torch.Tensor, shape, dtype: torch.dtype, block_size: int = 64) -> torch.Tensor:
@@ -123,8 +118,7 @@ def nf4_dequantize(packed: torch.Tensor, absmax: torch.Tensor, shape, dtype: tor
     n = math.prod(shape)
     if packed.numel() != (n + 1) // 2 or absmax.numel() != -(-n // block_size):
         raise InputError(f"{packed.numel()} bytes and {absmax.numel()} scales are not those of {tuple(shape)} in blocks of {block_size}; give the shape that was quantised")
-    byte = torch.arange(256, device=packed.device)
-    levels = NF4_LEVELS.to(packed.device)
+    byte, levels = torch.arange(256, device=packed.device), NF4_LEVELS.to(packed.device)
     pairs = torch.stack([levels[byte >> 4], levels[byte & 15]], 1)                               # (256, 2)
     values = pairs.index_select(0, packed.reshape(-1).int()).view(-1)[:n]
     return (values * absmax.repeat_interleave(block_size)[:n]).to(dtype).view(*shape)
@@ -149,7 +143,7 @@ def _nearest8() -> torch.Tensor:
 
 
 def double_quantize(absmax: torch.Tensor, block_size: int = 256) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The scales of `nf4_quantize` in 8 bits: (codes (blocks,) uint8, nested absmax float32, offset () float32); Eq. 6.6.
+    """The scales of `nf4_quantize` in 8 bits: (codes (blocks,) uint8, nested absmax (ceil(blocks / block_size),) float32, offset () float32); Eq. 6.6.
 
     What bitsandbytes 0.50 stores with compress_statistics=True on a CPU, to the bit. Dettmers et al. 2023, section 3.
     """
@@ -188,10 +182,8 @@ def protect(model) -> int:
 
 # %% ../nbs/06_quantize.ipynb #fast-loading
 def _kernel(weight, blocksize: int, quant_type: str, quant_storage):
-    """What `torch.ops.bitsandbytes.quantize_4bit` is asked for, by `_pack`."""
-    levels = bitsandbytes().functional.get_4bit_type(quant_type, device="cpu")
-    order = torch.argsort(levels)
-    packed, absmax = _pack(weight, blocksize, ((levels[order][:-1] + levels[order][1:]) / 2).tolist(), None if quant_type == "nf4" else order)
+    """What `torch.ops.bitsandbytes.quantize_4bit` is asked for, by `_pack`: (packed (bytes, 1) seen as `quant_storage`, absmax (blocks,))."""
+    packed, absmax = _pack(weight, blocksize, bitsandbytes().functional.get_4bit_type(quant_type, device="cpu"))
     return packed.view(-1).view(quant_storage)[:, None], absmax
 
 
@@ -210,23 +202,23 @@ def fast_loading():
     A bitsandbytes that brings a kernel of its own for CPUs or rounds otherwise (before 0.50) is left alone, and so are GPUs.
     """
     bitsandbytes()
-    if torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::quantize_4bit", "CPU") or not _agrees():
+    if torch.ops.bitsandbytes.quantize_4bit.default.has_kernel_for_dispatch_key("CPU") or not _agrees():
         yield
         return
-    with torch.library._scoped_library("bitsandbytes", "IMPL") as library:
-        library.impl("quantize_4bit", _kernel, "CPU")
+    library = torch.library.Library("bitsandbytes", "IMPL")
+    library.impl("quantize_4bit", _kernel, "CPU")
+    try:
         yield
+    finally:
+        del library                              # torch takes the kernel back with the last reference
 
 # %% ../nbs/06_quantize.ipynb #write
 MANIFEST = "quantized.json"
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as f:
-        while block := f.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 @contextmanager
@@ -240,8 +232,7 @@ def _silent():
         yield
     finally:
         log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
+        (log.enable_progress_bar if bars else log.disable_progress_bar)()
 
 
 def write(model, folder: str | Path, *, fingerprint: str = "") -> Path:
@@ -323,7 +314,7 @@ ADAPTER = re.compile(r"(^|\.)(lora_|trainable_tokens_|modules_to_save)")
 
 
 def _tensors(model):
-    """(part, tensor) of every parameter, buffer and quantisation state of `model`."""
+    """(part of `PARTS`, tensor of any shape) for every parameter, buffer and quantisation state of `model`."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     heads = set(head.modules()) if head is not None else set()
     for prefix, module in model.named_modules():
