@@ -142,10 +142,10 @@ def batch_loss(model, batch: dict[str, torch.Tensor] | Line) -> tuple[torch.Tens
 
 
 def arrange(model, rows: Sequence[Encoded], pad_id: int):
-    """`rows` as a `Line` where the model takes one and it is shorter than the rectangle by a tenth at least, else as a rectangle."""
+    """`rows` as a `Line` where the model takes one and the common beginning is a tenth of the rectangle's tokens at least, else as a rectangle."""
     if takes_lines(_inner(model)):
         line = lay_out(rows, model.device)
-        if line.ids.numel() < .9 * len(rows) * max(len(r.ids) for r in rows):
+        if 10 * line.prefix * (len(rows) - 1) >= len(rows) * max(len(r.ids) for r in rows):
             return line
     return collate(rows, pad_id, model.device)
 

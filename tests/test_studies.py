@@ -6,25 +6,33 @@ import pytest
 from tools import study
 
 FOUND = study.find()
-TOLERANCE = {"relative": .05, "absolute": .05}      # of losses and of shares; another processor trains along another path
+TOLERANCE = .05      # of losses (relative or absolute) and of shares
+
+
+def kept(name):
+    return json.loads((study.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_results_belong_to_the_code(name):
-    kept = json.loads((study.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    assert kept["version"] == 1 and kept["code"] == study.digest(FOUND[name]), f"run python -m tools.study {name}"
-    assert [r["setting"] for r in kept["rows"]] == study.define(name, FOUND[name])[1]
+    assert kept(name)["version"] == 1 and kept(name)["code"] == study.digest(FOUND[name]), f"run python -m tools.study {name}"
+    assert [r["setting"] for r in kept(name)["rows"]] == study.define(name, FOUND[name])[1]
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_one_row_made_again_agrees(name):
-    """The cheapest row; each number within the tolerance, or each seconds and bytes left alone."""
-    kept = min(json.loads((study.RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"], key=lambda r: r["seconds"])
-    again = study.define(name, FOUND[name])[0](**kept["setting"])
-    assert again.keys() == kept["result"].keys()
-    for key, value in kept["result"].items():
+    """The cheapest row. On the machine that made it the numbers come out the same to some digits; on another one a training goes along another
+    path, as with another seed, so they may differ by as much as the seeds of that setting do among themselves. Seconds are left alone."""
+    rows = kept(name)["rows"]
+    row = min(rows, key=lambda r: r["seconds"])
+    but_the_seed = lambda r: {k: v for k, v in r["setting"].items() if k != "seed"}
+    seeds = [r["result"] for r in rows if but_the_seed(r) == but_the_seed(row)]
+    again = study.define(name, FOUND[name])[0](**row["setting"])
+    assert again.keys() == row["result"].keys()
+    for key, value in row["result"].items():
         if isinstance(value, float) and "seconds" not in key:
-            assert again[key] == pytest.approx(value, rel=TOLERANCE["relative"], abs=TOLERANCE["absolute"]), key
+            spread = max(s[key] for s in seeds) - min(s[key] for s in seeds)
+            assert again[key] == pytest.approx(value, rel=TOLERANCE, abs=max(TOLERANCE, spread)), key
         elif not isinstance(value, float):
             assert again[key] == value, key
 

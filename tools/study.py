@@ -2,7 +2,8 @@
 
 A study is one code cell with the tag `study`. It stands alone (its own imports) and defines `study_NAME(**setting) -> dict`, which makes
 one row, and `NAME_grid`, the list of settings. The rows go to instruct_course/assets/studies/NAME.json, which the chapter reads and plots;
-CI makes one row of each again (tests/test_studies.py).
+CI makes one row of each again (tests/test_studies.py). Rows are made on one thread: sums in another order would send a training along another
+path, and the results should not depend on how many cores there are.
 """
 import ast
 import hashlib
@@ -37,10 +38,19 @@ def digest(source: str) -> str:
 
 
 def define(name: str, source: str):
-    """(the function that makes a row, its settings)."""
+    """(the function that makes a row, on one thread; its settings)."""
+    import torch
     space = {"__name__": f"study_{name}"}
     exec(compile(source, f"study {name}", "exec"), space)
-    return space[f"study_{name}"], space[f"{name}_grid"]
+
+    def one(**setting) -> dict:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return space[f"study_{name}"](**setting)
+        finally:
+            torch.set_num_threads(threads)
+    return one, space[f"{name}_grid"]
 
 
 def make(name: str, source: str):
