@@ -3,6 +3,7 @@ import json
 import math
 import os
 
+import jsonschema
 import pytest
 import torch
 from hypothesis import given, settings
@@ -315,7 +316,8 @@ def test_only_safetensors_and_json_are_written(written):
     assert {p.suffix for p in written.iterdir()} == {".safetensors", ".json"}
     assert sum(p.stat().st_size for p in written.iterdir()) < 6_000_000         # 4.2 MB of it the embedding in float32
     made = json.loads((written / "quantized.json").read_text(encoding="utf-8"))
-    assert made["version"] == 1 and made["dtype"] == "float32" and "model.safetensors" in made["files"]
+    jsonschema.validate(made, json.loads((models.ASSETS / "schemas" / "quantized.schema.json").read_text(encoding="utf-8")))
+    assert made["dtype"] == "float32" and "model.safetensors" in made["files"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -1,6 +1,7 @@
 """The studies that chapters show: their results belong to the code that stands there, and a row made again agrees."""
 import json
 
+import jsonschema
 import pytest
 
 from tools import study
@@ -15,7 +16,8 @@ def kept(name):
 
 @pytest.mark.parametrize("name", FOUND)
 def test_results_belong_to_the_code(name):
-    assert kept(name)["version"] == 1 and kept(name)["code"] == study.digest(FOUND[name]), f"run python -m tools.study {name}"
+    jsonschema.validate(kept(name), json.loads((study.RESULTS.parent / "schemas" / "study.schema.json").read_text(encoding="utf-8")))
+    assert kept(name)["study"] == name and kept(name)["code"] == study.digest(FOUND[name]), f"run python -m tools.study {name}"
     assert [r["setting"] for r in kept(name)["rows"]] == study.define(name, FOUND[name])[1]
 
 
