@@ -268,7 +268,7 @@ def _has_room(name: str, folder: Path, quantization: str, dtype: torch.dtype) ->
     where, free = ("GPU", torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else ("machine", psutil.virtual_memory().available)
     need = weight_bytes(folder, quantization, dtype)
     if need > free:
-        way = "use --quantization nf4, close other programs" if quantization == "none" else "close other programs"
+        way = "load it in 4 bits (quantization=\"nf4\"), close other programs" if quantization == "none" else "close other programs"
         raise InputError(f"--model {name}: its weights need {need / 1e9:.1f} GB here, and this {where} has {free / 1e9:.1f} GB free; {way}, or name a smaller model")
 
 # %% ../nbs/05_model.ipynb #load
@@ -308,7 +308,7 @@ def load(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print
     a base above `KEEP_ABOVE` bytes is kept in the cache folder. Errors: InputError that says what to name or to do instead.
     """
     if quantization not in ("nf4", "none"):
-        raise InputError(f"--quantization {quantization}: use nf4 or none")
+        raise InputError(f"quantization={quantization!r}: use \"nf4\" or \"none\"")
     folder = resolve(name, say=say)
     quantize.bitsandbytes()              # before transformers imports it: chapter 06 says why
     from transformers import AutoTokenizer

@@ -177,7 +177,7 @@ def protect(model) -> int:
             wanted = nf4_dequantize(layer.weight.data.view(torch.uint8), absmax, state.shape, torch.float32, state.blocksize)
             if not torch.allclose(bnb.functional.dequantize_4bit(layer.weight.data, state).float(), wanted, rtol=.01, atol=1e-6):
                 raise InputError(f"a layer with {state.shape[-1]} inputs cannot be used in 4 bits on this CPU: bitsandbytes reads wrong scales there, since "
-                                 f"{state.shape[-1]} is no multiple of {state.blocksize}; load the model with --quantization none")
+                                 f"{state.shape[-1]} is no multiple of {state.blocksize}; load the model with quantization=\"none\" from Python")
     return len(layers)
 
 # %% ../nbs/06_quantize.ipynb #fast-loading

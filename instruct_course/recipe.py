@@ -140,6 +140,7 @@ class _Progress:
         self.quiet, self.console, self.last, self.bar = quiet, Console(stderr=True), 0.0, None
 
     def say(self, text: str):
+        """A line for the person who waits."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -161,6 +162,7 @@ class _Progress:
             self.say(f"{what}: {done}/{total} {detail}".rstrip())
 
     def close(self):
+        """End the bar, if there is one."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -107,9 +107,11 @@ LINES = ("llama", "qwen2", "mistral", "qwen3")      # families of models for whi
 
 
 def takes_lines(model) -> bool:
-    """Whether a transformers model can compute a `Line`: one of `LINES`, with full attention in all layers."""
+    """Whether a transformers model can compute a `Line`: one of `LINES`, with full attention in all layers and no activation checkpointing."""
     c = model.config
-    return c.model_type in LINES and not getattr(c, "sliding_window", None) and "sliding_attention" not in (getattr(c, "layer_types", None) or ())
+    if c.model_type not in LINES or getattr(c, "sliding_window", None) or "sliding_attention" in (getattr(c, "layer_types", None) or ()):
+        return False
+    return not getattr(model.base_model.layers[0], "gradient_checkpointing", False)      # it computes again later, when the attention is the old one
 
 # %% ../nbs/08_train.ipynb #forward
 BEHIND_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")

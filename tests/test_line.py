@@ -112,6 +112,9 @@ def test_who_takes_lines():
     assert not train.takes_lines(tiny("mistral", sliding_window=16))
     gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", vocab_size=V, n_embd=16, n_layer=1, n_head=2))
     assert not train.takes_lines(gpt)
+    checkpointed = tiny("llama").train()
+    checkpointed.gradient_checkpointing_enable()
+    assert not train.takes_lines(checkpointed), "its second forward pass would come after the attention is put back"
     rows = [Encoded([7, 8, 9, 10, 11, t], [-100] * 5 + [t]) for t in range(8)]
     assert isinstance(train.arrange(MODEL, rows, 0), train.Line) and isinstance(train.arrange(gpt, rows, 0), dict)
     apart = [Encoded([t, t + 1, t + 2], [-100, -100, t + 2]) for t in range(8)]
