@@ -308,11 +308,23 @@ def test_wandb_stays_on_this_machine_and_silent(tmp_path):
 
 def test_trackio_writes_here_and_prints_no_token(tmp_path):
     need("trackio")
-    import sqlite3
     assert run_tracker("trackio", tmp_path) == ""
+    read = "import sys; from trackio.sqlite_storage import SQLiteStorage as s; print([(r['step'], r['loss']) for r in s.get_logs('instruct_course', sys.argv[1])])"
     for run in ("a", "b"):
-        path, = (tmp_path / run / "track").glob("*.db")
-        with sqlite3.connect(path) as db:
-            rows = db.execute("select step, metrics from metrics order by step").fetchall()
-        assert [step for step, _ in rows] == [1, 2, 3] and '"loss": 0.5' in rows[1][1].replace('":0', '": 0')
+        env = os.environ | {"TRACKIO_DIR": str(tmp_path / run / "track")}
+        rows = subprocess.run([sys.executable, "-c", read, run], env=env, capture_output=True, text=True, timeout=120).stdout
+        assert rows.strip() == str([(i, 1 / i) for i in (1, 2, 3)])
     assert not list((tmp_path / "hf").rglob("*.db"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_tracker_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
+    need(name)
+    from nbclient import NotebookClient
+    for key, value in (("PYTHONPATH", str(ROOT)), ("HOME", str(tmp_path)), ("HF_HOME", str(tmp_path / "hf")), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")):
+        monkeypatch.setenv(key, value)
+    code = (f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.progress import open_tracker\n"
+            f"t = open_tracker({name!r}, Path('run'), {{'lr': 0.1}})\nt.log({{'step': 1, 'loss': 2.0}})\nt.close()\nprint(t.works, len(list(Path('run/track').rglob('*'))) > 0)")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert [o.get("text") for o in notebook.cells[0].outputs] == ["False True\n"]
