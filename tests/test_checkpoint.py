@@ -164,14 +164,16 @@ def test_what_is_not_ours_is_left_alone(two):
 
 
 def test_scratch_of_killed_processes_goes_and_that_of_living_ones_stays(two):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead, alive = (subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE) for text in ("", "input()"))
     dead.wait()
-    mine, gone, living = (two / f".step-00000030-{pid}-ab_c1" for pid in (os.getpid(), dead.pid, os.getppid()))
+    mine, gone, living = (two / f".step-00000030-{pid}-ab_c1" for pid in (os.getpid(), dead.pid, alive.pid))
     for path in (mine, gone, living):
         path.mkdir()
         (path / TENSORS).write_bytes(b"x")
     assert newest(two)[0] == 20
     save(two, 30, state(30), {})
+    alive.kill()
+    alive.wait()
     assert names(two) == [living.name, "step-00000020", "step-00000030"]
 
 
