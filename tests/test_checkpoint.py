@@ -164,7 +164,7 @@ def test_what_is_not_ours_is_left_alone(two):
 
 
 def test_scratch_of_killed_processes_goes_and_that_of_living_ones_stays(two):
-    dead, alive = (subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE) for text in ("", "input()"))
+    dead, alive = (subprocess.Popen([sys.executable, "-c", text]) for text in ("", "import time; time.sleep(60)"))
     dead.wait()
     mine, gone, living = (two / f".step-00000030-{pid}-ab_c1" for pid in (os.getpid(), dead.pid, alive.pid))
     for path in (mine, gone, living):
