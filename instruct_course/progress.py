@@ -19,7 +19,7 @@ from instruct_course.data import InputError
 
 __all__ = ["Progress", "duration", "curves", "samples", "Tracker", "open_tracker"]
 TRACKERS = ("tensorboard", "wandb", "trackio")
-PIPE, PAGE, PICTURE = 5.0, 0.5, 2.0     # seconds between two lines on a pipe, two updates of a page, two pictures
+PIPE, PAGE, PICTURE = 5.0, 1.0, 2.0     # seconds between two lines on a pipe, two updates of a page, two pictures
 
 
 def duration(seconds: float) -> str:
@@ -69,7 +69,7 @@ class Progress:
         self.console = console or Console(stderr=True)
         self.running, self.speeds, self.lines, self.history = {}, {}, [], []
         self.bar = self.page = self.picture = None
-        self.last, self.next_picture, self.drawn = -math.inf, -math.inf, 0
+        self.last, self.next_picture, self.drawn = -math.inf, 0.0, 0
 
     def say(self, text: str):
         """A line for the person who waits."""
@@ -91,6 +91,8 @@ class Progress:
         """A training step as `train.fit` reports it; `heldout_loss` in it becomes a point of the live curve."""
         if self.quiet:
             return
+        if h["step"] == 1 or not self.history:
+            self.history, self.drawn, self.next_picture = [], 0, time.monotonic() + PICTURE
         self.history.append(h)
         speed, end = self.speeds.setdefault("training", _Speed()), h["step"] >= h["steps"]
         if h["step"] == 1:
@@ -104,9 +106,8 @@ class Progress:
 
     def _show(self, what: str, done: int, total: int, detail: str, when: str, end: bool):
         inner = bool(self.running.keys() - {what})           # another one is on its way, as training is while it is judged
-        self.running[what] = (done, total, detail)
-        line = self._line(what) + f"  {when}" * bool(when)
-        now = time.monotonic()
+        self.running[what] = (done, total, detail, when)
+        line, now = self._line(what), time.monotonic()
         if self.console.is_terminal and not self.notebook:
             self._terminal(what, done, total, f"{detail}  {when}".strip(), end and inner)
         if end:
@@ -118,13 +119,13 @@ class Progress:
             self.last = now
             if self.notebook:
                 self.lines += [line] * (end and not inner)
-                self._page("" if end else when)
+                self._page()
             else:
                 self.say(line)
 
     def _line(self, what: str) -> str:
-        done, total, detail = self.running[what]
-        return f"{what}: {done}/{total}  {detail}".rstrip()
+        done, total, *texts = self.running[what]
+        return "  ".join(t for t in (f"{what}: {done}/{total}", *texts) if t)
 
     def _terminal(self, what: str, done: int, total: int, detail: str, gone: bool):
         if self.bar is None:
@@ -147,24 +148,28 @@ class Progress:
         else:
             shown.update(bundle, raw=True)
 
-    def _page(self, when: str = ""):
-        running = [(f'<progress value="{self.running[w][0]}" max="{self.running[w][1]}"></progress> ', f"{self._line(w)}  {when}".rstrip()) for w in self.running]
-        plain = [("", line) for line in self.lines] + running
+    def _page(self):
+        plain = [("", line) for line in self.lines]
+        plain += [(f'<progress value="{r[0]}" max="{r[1]}"></progress> ', self._line(what)) for what, r in self.running.items()]
         self._update("page", {"text/html": "<pre>" + "\n".join(bar + html.escape(line) for bar, line in plain) + "</pre>",
                               "text/plain": "\n".join(line for _, line in plain)})
 
     def _draw(self):
-        """The live curve. It takes about 1 % of the time: the next one waits for a hundred times what this one took (0.03 s, the first more)."""
-        began, self.drawn = time.monotonic(), len(self.history)
+        """The live curve. It takes about 1 % of the time: the next one waits for a hundred times what this one took (0.03 s)."""
+        began, first, self.drawn = time.monotonic(), self.picture is None, len(self.history)
         fig = _figure(6, 2.6, layout=None)             # the constrained layout takes three times as long
         fig.subplots_adjust(.1, .19, .98, .9)
         _loss(fig.subplots(), self.history)
         self._update("picture", {"image/png": _png(fig, 80), "text/plain": "the loss so far"})
         now = time.monotonic()
-        self.next_picture = now + min(max(PICTURE, 100 * (now - began)), 15.0)
+        self.next_picture = now + (PICTURE if first else max(PICTURE, 100 * (now - began)))     # the first one also loads matplotlib
 
     def close(self):
         """End what is shown; the last lines and the last picture stay."""
+        for what, (done, total, detail, _) in self.running.items():      # it is not going on, so no time is left
+            self.running[what] = (done, total, detail, "")
+            if self.bar is not None:
+                self.bar.update(self.tasks[what], detail=detail)
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -139,6 +139,9 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left():
     assert re.search(r"training +━.* 50% loss 0\.894  500 tokens/s  20 s left", plain(middle))
     assert plain(file.getvalue()).rstrip().splitlines()[-1].rstrip().endswith("100% loss 0.632  500 tokens/s  in 40 s")
     progress.close()
+    progress.step(steps[0])
+    progress.close()                                        # stopped early: no time is left
+    assert plain(file.getvalue()).rstrip().endswith("2% loss 4.000  500 tokens/s")
 
 
 def test_without_a_kernel_nothing_asks_ipython():
@@ -179,15 +182,35 @@ def test_pictures_wait_a_hundred_times_their_cost(clock, monkeypatch):
     progress, _ = piped()
     drawn = []
     monkeypatch.setattr(progress, "notebook", True)
-    monkeypatch.setattr(progress, "_update", lambda name, bundle: drawn.append(name))
+    monkeypatch.setattr(progress, "_update", lambda name, bundle: (drawn.append(name), setattr(progress, name, True)))
     monkeypatch.setattr(module, "_png", lambda fig, dpi: clock.__setitem__(0, clock[0] + .05) or b"")
     for h in history(300, seconds=.1)[:-1]:
         clock[0] += .1
         progress.step(h)
-    assert drawn.count("picture") == 6 and drawn.count("page") <= 62     # 30 s: every 5 s a picture of 0.05 s, two pages a second at most
+    assert drawn.count("picture") == 7 and drawn.index("picture") > 2     # in 30 s: after 2 s and 4 s, then every 5 s one that takes 0.05 s
+    assert drawn.count("page") <= 31                                      # a page a second at most
     progress.close()
     progress.close()
-    assert drawn.count("picture") == 7
+    assert drawn.count("picture") == 8
+    for h in history(10, seconds=.1):                       # another training begins: its own curve
+        progress.step(h)
+    assert len(progress.history) == 10 and drawn.count("picture") == 9
+
+
+def test_on_a_page_what_is_said_leaves_the_bar_with_its_time(clock, monkeypatch):
+    progress, _ = piped()
+    shown = []
+    monkeypatch.setattr(progress, "notebook", True)
+    monkeypatch.setattr(progress, "_update", lambda name, bundle: shown.append(bundle))
+    monkeypatch.setattr(module, "PICTURE", 1e9)
+    for h in history(10)[:4]:
+        clock[0] += 1
+        progress.step(h)
+    progress("judging", 1, 2)
+    progress("judging", 2, 2)                               # leaves no line while the training goes on
+    progress.say("a → b")
+    assert shown[-1]["text/plain"] == "a → b\ntraining: 4/10  loss 2.000  500 tokens/s  6 s left"
+    assert shown[-1]["text/html"] == '<pre>a → b\n<progress value="4" max="10"></progress> training: 4/10  loss 2.000  500 tokens/s  6 s left</pre>'
 
 
 def test_curves_are_drawn_whole_with_held_out_points(tmp_path, monkeypatch):
