@@ -6,6 +6,6 @@ __all__ = ["tune", "open_run"]
 def __getattr__(name):
     # `import instruct_course` stays instant: torch and its company load on the first use
     if name in __all__:
-        from . import recipe
-        return getattr(recipe, name)
+        from . import recipe, run
+        return recipe.tune if name == "tune" else run.open_run
     raise AttributeError(f"module 'instruct_course' has no attribute {name!r}")

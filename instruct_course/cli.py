@@ -8,7 +8,7 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="Instruction-tune a 4-bit language model, and understand every line of it.")
-Text, Number = Optional[str], Optional[float]
+Text, Number, Whole = Optional[str], Optional[float], Optional[int]
 
 
 def option(help: str, *names: str):
@@ -26,26 +26,41 @@ def tune(model: Annotated[str, option("nano, smollm2, smollm2-base, 7b, a folder
          holdout: Annotated[Text, option("rows to judge by: a share (0.1), the end of the file (last:0.1) or a file")] = None,
          template: Annotated[Text, option("article, article-text, alpaca or chat; default: article for nano, else alpaca")] = None,
          out: Annotated[Text, option("the run directory to write; default: a new one under runs/")] = None,
+         resume: Annotated[bool, option("go on with the unfinished run of --out (or the newest under runs/), to the same bits", "--resume")] = False,
          epochs: Annotated[Number, option("passes over the rows")] = None,
          lr: Annotated[Number, option("peak learning rate")] = None,
+         schedule: Annotated[str, option("what the rate does after the warm-up: linear, cosine or constant")] = "linear",
          rank: Annotated[int, option("rank of the adapters")] = 16,
          alpha: Annotated[Number, option("their scale is alpha / rank; default: 256 for nano, else 32")] = None,
+         dropout: Annotated[float, option("share of an adapter's inputs that is dropped (takes the slower path)")] = 0.0,
+         noise: Annotated[Text, option("noise on the embeddings: gaussian:S or neftune:A, such as neftune:5")] = None,
          max_length: Annotated[int, option("tokens of a row; a longer one loses the end of its input")] = 1024,
-         batch_tokens: Annotated[Optional[int], option("tokens of a batch, padding included")] = None,
-         limit: Annotated[Optional[int], option("use only so many rows")] = None,
+         batch_tokens: Annotated[Whole, option("tokens of a step, padding included")] = None,
+         accumulation: Annotated[int, option("parts in which the rows of a step go through the model; more parts need less memory")] = 1,
+         checkpointing: Annotated[bool, option("compute activations twice instead of keeping them: less memory, a third more time", "--checkpointing")] = False,
+         limit: Annotated[Whole, option("use only so many rows")] = None,
          seed: Annotated[int, option("one seed, one result")] = 0,
          skip_bad: Annotated[bool, option("go on without bad rows; they are written to rejects.jsonl", "--skip-bad")] = False,
          truncate_response: Annotated[bool, option("cut outputs that cannot fit instead of refusing the row", "--truncate-response")] = False,
+         save_every: Annotated[Whole, option("steps between two checkpoints; default: a tenth of the run")] = None,
+         eval_every: Annotated[Whole, option("steps between two looks at held-out rows; the best adapter is kept")] = None,
+         patience: Annotated[Whole, option("end after so many looks without a better one")] = None,
+         track: Annotated[Text, option("draw the curves elsewhere too: tensorboard, wandb or trackio")] = None,
+         processes: Annotated[Whole, option("refuse to start unless so many processes train together")] = None,
          as_json: Annotated[bool, option("print report.json and nothing else", "--json")] = False):
     """Tune a 4-bit base model on instructions, and show what changed."""
     from instruct_course import recipe
-    config = recipe.TuneConfig(model=model, data=data, holdout=holdout, template=template, out=out, epochs=epochs, lr=lr, rank=rank, alpha=alpha,
-                               max_length=max_length, batch_tokens=batch_tokens, limit=limit, seed=seed, skip_bad=skip_bad, truncate_response=truncate_response)
+    config = recipe.TuneConfig(
+        model=model, data=data, holdout=holdout, template=template, out=out, resume=resume, epochs=epochs, lr=lr, schedule=schedule, rank=rank, alpha=alpha,
+        dropout=dropout, noise=noise, max_length=max_length, batch_tokens=batch_tokens, accumulation=accumulation, checkpointing=checkpointing, limit=limit, seed=seed,
+        skip_bad=skip_bad, truncate_response=truncate_response, save_every=save_every, eval_every=eval_every, patience=patience, track=track, processes=processes)
     try:
         run = recipe.tune(config, quiet=as_json)
     except KeyboardInterrupt:
-        print("stopped; nothing was learnt yet, nothing is written", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         raise typer.Exit(130) from None
+    if not run.report:          # one of several processes, and not the first
+        return
     if as_json:
         print(json.dumps(run.report, ensure_ascii=False, indent=1))
     else:
@@ -99,11 +114,11 @@ def chat(run: Annotated[str, option("a run directory that tune wrote")],
          allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
          as_json: Annotated[bool, option("print {instruction, input, output}", "--json")] = False):
     """Ask a tuned model: once with --prompt, or again and again."""
-    from instruct_course import recipe
+    from instruct_course import run as runs
     from instruct_course.data import InputError
     if prompt is not None and not prompt.strip():
         raise InputError("--prompt: it is empty; write an instruction")
-    opened = recipe.open_run(run, allow_mismatch=allow_mismatch)
+    opened = runs.open_run(run, allow_mismatch=allow_mismatch)
     if prompt is not None:
         said = opened.answer(prompt, input, max_new_tokens=max_tokens)
         print(json.dumps({"instruction": prompt, "input": input, "output": said}, ensure_ascii=False) if as_json else said)

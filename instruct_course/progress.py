@@ -244,8 +244,8 @@ def samples(answers: Iterable[tuple[str, str]], say: Callable[[str], None] = pri
 class Tracker:
     """A tracker of accelerate's that cannot stop a training: when it fails, that is said once, and no more is sent to it."""
 
-    def __init__(self, name: str, tracker, say: Callable[[str], None], undo: Callable[[], None] = lambda: None):
-        self.name, self.tracker, self.say, self.undo, self.works = name, tracker, say, undo, True
+    def __init__(self, name: str, tracker, say: Callable[[str], None], undo: Callable[[], None] = lambda: None, works: bool = True):
+        self.name, self.tracker, self.say, self.undo, self.works = name, tracker, say, undo, works
 
     def log(self, h: dict):
         """The numbers of `h`, at step `h["step"]`."""
@@ -303,15 +303,18 @@ def _trackio_home(path: Path) -> Callable[[], None]:
 
 
 def open_tracker(name: str, folder: Path, config: dict, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> Tracker:
-    """A started tracker (tensorboard, wandb or trackio) that writes below `folder`/track; nothing leaves the machine.
+    """A started tracker (tensorboard, wandb or trackio) that writes below `folder`/track.
 
     wandb is offline unless WANDB_MODE is set or somebody is logged in to it; trackio follows its own variables TRACKIO_*.
+    Of several processes each may call this, and only the first one's tracker tracks.
     Errors: InputError when `name` is unknown, its package is missing, or it does not start.
     """
     if name not in TRACKERS:
         raise InputError(f"--track {name}: choose one of {', '.join(TRACKERS)}")
     from accelerate import PartialState, tracking
-    PartialState()                                  # the trackers ask it which process they are in
+    PartialState()                                  # the trackers need it; under torchrun without a GPU it takes every process for the first,
+    if int(os.environ.get("RANK", 0)) > 0:          # so the rank is asked here
+        return Tracker(name, None, say, works=False)
     home, run, undo = Path(folder) / "track", Path(folder).name.strip(".") or "run", lambda: None
     config = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
     kind = {"tensorboard": tracking.TensorBoardTracker, "wandb": tracking.WandBTracker, "trackio": tracking.TrackioTracker}[name]

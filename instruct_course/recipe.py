@@ -3,74 +3,79 @@ import json
 import math
 import os
 import platform
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from instruct_course import data, evaluate, generate, lora, model as models, template as templates, train
-from instruct_course.data import Example, InputError
+from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, template as templates, train
+from instruct_course.data import InputError
+from instruct_course.progress import TRACKERS, Progress, curves, open_tracker, samples
+from instruct_course.run import Run, Unfinished, fit_vocabulary, write_json
 
-__all__ = ["TuneConfig", "Run", "tune", "open_run"]
+__all__ = ["TuneConfig", "tune"]
 EVALUATION = ("inputs", "wordings", "knowledge")
 ANSWERS = 32  # held-out rows that a big model answers; the loss is over all of them
+LOOKED_AT = 128  # held-out rows of which the loss is taken in between
 DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
+            "7b": {"epochs": 2.0, "lr": 2e-4, "alpha": 32.0, "batch_tokens": 4096, "template": "alpaca"},       # Dettmers et al. 2023, table 9
             "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 2048, "template": "alpaca"}}
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """What `tune` does; None means the default for the model (`run.json` tells which value was taken)."""
+    """What `tune` does; None means the default for the model (`run.json` tells which value was taken).
+
+    resume: go on with the unfinished run on its way to `out`, under its own settings. noise: gaussian:S or neftune:A. save_every: steps between
+    checkpoints (default: a tenth of the run). eval_every: steps between looks at held-out rows; then the best adapter is kept, and patience is
+    the number of looks without a better one after which it ends. processes: how many must train together.
+    """
     model: str = "nano"
     data: str | None = None
     holdout: str | None = None
     template: str | None = None
     out: str | None = None
+    resume: bool = False
     epochs: float | None = None
     lr: float | None = None
+    schedule: str = "linear"
     rank: int = 16
     alpha: float | None = None
+    dropout: float = 0.0
+    noise: str | None = None
     max_length: int = 1024
     batch_tokens: int | None = None
+    accumulation: int = 1
+    checkpointing: bool = False
     limit: int | None = None
     seed: int = 0
     skip_bad: bool = False
     truncate_response: bool = False
     quantization: str = "nf4"
+    save_every: int | None = None
+    eval_every: int | None = None
+    patience: int | None = None
+    track: str | None = None
+    processes: int | None = None
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: where it lies, its report, and its model once somebody asks it something."""
-    path: Path
-    report: dict
-    allow_mismatch: bool = False
-    _loaded: dict = field(default_factory=dict, repr=False, compare=False)
-
-    def ready(self):
-        """(model, tokenizer, template), loaded on the first call."""
-        if not self._loaded:
-            self._loaded.update(_load_run(self.path, self.allow_mismatch))
-        return self._loaded["model"], self._loaded["tokenizer"], self._loaded["template"]
-
-    def answer(self, instruction: str, input: str = "", **options) -> str:
-        """The tuned model's answer to one instruction; options as in `generate.complete`."""
-        model, tokenizer, template = self.ready()
-        return generate.answer(model, tokenizer, template, [Example(instruction, input)], **options)[0]
-
-    def stream(self, instruction: str, input: str = "", **options):
-        """The same, as pieces of text while they are made."""
-        model, tokenizer, template = self.ready()
-        ids = templates.prompt(template, tokenizer, Example(instruction, input))
-        return generate.stream(model, tokenizer, ids, stop_ids=templates.stop_ids(template, tokenizer), **options)
+def _noise(text: str | None) -> train.Noise | None:
+    """gaussian:S or neftune:A, each with :spare behind it where the response gets none. Errors: InputError."""
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    strength, _, spare = rest.partition(":")
+    try:
+        if spare not in ("", "spare"):
+            raise ValueError
+        return train.Noise(kind, float(strength), spare_response=bool(spare))
+    except ValueError:      # an InputError is one too
+        raise InputError(f"--noise {text}: use gaussian:S or neftune:A with a strength of at least 0, such as neftune:5, or neftune:5:spare to spare the response") from None
 
 
-def _check(c: TuneConfig) -> TuneConfig:
+def _check(c: TuneConfig, world: int) -> TuneConfig:
     """`c` with the model's defaults filled in. Errors: InputError that names the option."""
     defaults = DEFAULTS.get(c.model, DEFAULTS[""])
     c = TuneConfig(**asdict(c) | {k: v for k, v in defaults.items() if getattr(c, k) is None})
@@ -78,25 +83,21 @@ def _check(c: TuneConfig) -> TuneConfig:
                                   ("rank", c.rank, 1 <= c.rank <= 1024, "from 1 to 1024"), ("alpha", c.alpha, c.alpha > 0, "above 0"),
                                   ("max-length", c.max_length, c.max_length >= 16, "at least 16"),
                                   ("batch-tokens", c.batch_tokens, c.batch_tokens >= 16, "at least 16"),
-                                  ("limit", c.limit, c.limit is None or c.limit >= 1, "at least 1")):
+                                  ("dropout", c.dropout, 0 <= c.dropout < 1, "from 0 up to 1"),
+                                  ("schedule", c.schedule, c.schedule in train.SCHEDULES, f"one of {', '.join(train.SCHEDULES)}"),
+                                  ("track", c.track, c.track in (None, *TRACKERS), f"one of {', '.join(TRACKERS)}"), ("accumulation", c.accumulation, c.accumulation >= 1, "at least 1"),
+                                  *((name.replace("_", "-"), getattr(c, name), getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
+                                    for name in ("limit", "save_every", "eval_every", "patience"))):
         if not ok:
             raise InputError(f"--{name} {value}: it must be {want}")
+    _noise(c.noise)
+    if c.patience and not c.eval_every:
+        raise InputError("--patience: it counts the looks at held-out rows, and there are none; use it together with --eval-every")
+    if c.processes not in (None, world):
+        raise InputError(f"--processes {c.processes}: {world} trains here; start them with torchrun --nproc_per_node {c.processes} -m instruct_course.cli tune …")
     if c.data is None and c.holdout is not None:
         raise InputError("--holdout: the built-in rows have their own evaluation splits; use it together with --data")
     return c
-
-
-def _place(out: str | None, name: str) -> Path:
-    """Where the run will lie. Errors: InputError when something is there already."""
-    if out is None:
-        stem = Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name.rstrip('/').split('/')[-1])}-{datetime.now():%Y%m%d-%H%M%S}"
-        return next(p for p in (stem, *(stem.with_name(f"{stem.name}-{i}") for i in range(2, 1000))) if not p.exists())
-    path = Path(out)
-    if path.exists():
-        raise InputError(f"--out {out}: this already exists; name another folder or remove it")
-    if not os.access(next(p for p in path.absolute().parents if p.exists()), os.W_OK):
-        raise InputError(f"--out {out}: the folder above it cannot be written; name another place")
-    return path
 
 
 def _encode(rows, template, tokenizer, c: TuneConfig, source: str, rejects: Path | None):
@@ -130,42 +131,6 @@ def _rows(c: TuneConfig, rejects: Path):
         raise InputError(f"{c.data}: one row is not enough to train and to judge; give at least two")
     rows, held = data.split(rows, c.holdout or "0.1", seed=c.seed)
     return rows, {"held out": held}, c.data
-
-
-class _Progress:
-    """What a person sees while waiting: rich's bars on a terminal, a line every few seconds elsewhere, or nothing."""
-
-    def __init__(self, quiet: bool):
-        from rich.console import Console
-        self.quiet, self.console, self.last, self.bar = quiet, Console(stderr=True), 0.0, None
-
-    def say(self, text: str):
-        """A line for the person who waits."""
-        if not self.quiet:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def __call__(self, what: str, done: int, total: int, detail: str = "", end: bool = False):
-        if self.quiet:
-            return
-        if self.console.is_terminal:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-            if self.bar is None:
-                self.bar = Progress(TextColumn("{task.description:22}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
-                                    TextColumn("{task.fields[detail]}"), TimeRemainingColumn(), console=self.console)
-                self.bar.start()
-                self.task = self.bar.add_task(what, total=total, detail=detail)
-            self.bar.update(self.task, completed=done, total=total, detail=detail)
-            if end or done >= total:
-                self.close()
-        elif time.monotonic() - self.last > 5 or done >= total:
-            self.last = time.monotonic()
-            self.say(f"{what}: {done}/{total} {detail}".rstrip())
-
-    def close(self):
-        """End the bar, if there is one."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
 
 
 def _sample(items: list, most: int | None) -> list:
@@ -207,51 +172,88 @@ def _versions() -> dict:
     return out
 
 
-def _curves(history: list[dict], path: Path):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(10, 2.8), layout="constrained")
-    FigureCanvasAgg(fig)
-    for ax, key, label in zip(fig.subplots(1, 3), ("loss", "lr", "grad_norm"), ("loss (nats a token)", "learning rate", "gradient norm")):
-        ax.plot([h["step"] for h in history], [h[key] for h in history], lw=1)
-        ax.set(title=label, xlabel="step")
-        ax.grid(alpha=.3)
-    fig.savefig(path, dpi=110)
-
-
-def _write_json(path: Path, value: dict):
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def tune(config: TuneConfig | None = None, *, quiet: bool = False, on_step: Callable[[dict], None] | None = None, **options) -> Run:
     """Tune a 4-bit base model on instructions and show what changed: the main job (DESIGN: one row's journey).
 
-    Takes a `TuneConfig` or its fields as keywords. Writes a run directory: adapter/, template.json, run.json,
-    metrics.jsonl, curves.png, report.json. Errors: InputError in one sentence; then nothing stays behind.
+    Takes a `TuneConfig` or its fields as keywords. Writes a run directory: adapter/, template.json, run.json, metrics.jsonl, curves.png, report.json.
+    Until it is whole it lies in NAME.unfinished, with checkpoints from which `resume` goes on to the same bits. Under torchrun all processes train one
+    adapter; the first one writes. Errors: InputError in one sentence; then nothing stays behind but an unfinished run that has a checkpoint.
     """
-    c = _check(config or TuneConfig(**options))
-    out, progress, started = _place(c.out, c.model), _Progress(quiet), time.perf_counter()
-    made = [p for p in out.parents if not p.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    given, started, (rank, world) = config or TuneConfig(**options), time.perf_counter(), train.processes()
+    place = Unfinished.find(given.out) if given.resume else None
+    c = _check(_as_before(given, place.read("config.json")) if place else given, world)
+    place = place or (Unfinished.place(c.out, c.model) if rank == 0 else Unfinished(Path(c.out or "runs")))
+    progress = Progress(quiet or rank > 0)
+    if rank > 0:
+        return Run(place.out, _tune(c, place, progress, on_step, started, rank))
+    made = [] if given.resume else place.begin(asdict(c))
     try:
-        report = _tune(c, staging, progress, on_step, started)
-        staging.chmod(0o755)
-        os.replace(staging, out)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        for empty in made:
-            empty.rmdir()
+        (place.folder / "run").mkdir(exist_ok=True)
+        report = _tune(c, place, progress, on_step, started, rank)
+        place.finish(keep=report["stopped"])
+    except BaseException as error:
+        place.abandon(made)
+        if place.folder.exists() and not isinstance(error, InputError):
+            progress.say(f"what was trained is kept in {place.folder}; go on with: instruct-course tune --resume --out {place.out}")
         raise
     finally:
         progress.close()
-    progress.say(f"written to {out}")
-    return Run(out, report)
+    progress.say(f"written to {place.out}" + (f"; to go on: instruct-course tune --resume --out {place.out}" if report["stopped"] else ""))
+    return Run(place.out, report)
 
 
-def _tune(c: TuneConfig, folder: Path, progress, on_step, started) -> dict:
-    """The road itself, into `folder`; returns the report."""
-    rejects, small = folder / "rejects.jsonl", c.model == "nano"
+def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
+    """The settings of the unfinished run. Errors: InputError when others were asked for."""
+    try:
+        before = TuneConfig(**{k: v for k, v in kept.items() if k != "version"})
+    except TypeError:
+        raise InputError("--resume: this run was begun by another version of instruct_course; start it anew") from None
+    for f in fields(TuneConfig):
+        now, then = getattr(given, f.name), getattr(before, f.name)
+        if f.name not in ("out", "resume", "track", "processes") and now not in (f.default, then):
+            raise InputError(f"--{f.name.replace('_', '-')} {now}: the unfinished run was begun with {then}; leave the option out, or start a new run")
+    return TuneConfig(**asdict(before) | {"out": given.out or before.out, "track": given.track, "processes": given.processes})
+
+
+class _Look:
+    """A look at held-out rows every so often: their loss, two answers, and the best adapter so far, kept in best/."""
+
+    def __init__(self, model, tokenizer, template, examples, c: TuneConfig, folder: Path, progress, writes: bool):
+        self.model, self.tokenizer, self.template, self.c, self.folder, self.progress, self.writes = model, tokenizer, template, c, folder, progress, writes
+        self.examples = _sample(examples, LOOKED_AT)
+        self.rows = [templates.encode(template, tokenizer, ex, max_length=c.max_length, truncate_response=True) for ex in self.examples]
+        kept = checkpoint.newest(folder, say=progress.say) if folder.exists() else None
+        self.best, self.step = (kept[2]["heldout_loss"], kept[0]) if kept else (math.inf, 0)
+
+    def __call__(self, h: dict) -> bool:
+        """Add heldout_loss to `h`; True when the last better one is `patience` looks ago."""
+        h["heldout_loss"], _ = train.heldout_loss(self.model, self.rows, pad_id=templates.pad_id(self.tokenizer), batch_tokens=self.c.batch_tokens)
+        if self.writes:
+            asked = _sample(self.examples, 2)
+            said = generate.answer(self.model, self.tokenizer, self.template, asked, max_new_tokens=32)
+            self.progress.say(f"step {h['step']}: held-out loss {h['heldout_loss']:.3f}")
+            samples([(ex.instruction, text) for ex, text in zip(asked, said)], self.progress.say)
+        if h["heldout_loss"] < self.best:
+            self.best, self.step = h["heldout_loss"], h["step"]
+            if self.writes:
+                trained = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+                checkpoint.save(self.folder, h["step"], trained, {"heldout_loss": self.best}, keep=1)
+        return bool(self.c.patience) and h["step"] - self.step >= self.c.patience * self.c.eval_every
+
+    def take_best(self) -> int:
+        """Put the best adapter into the model; returns its step."""
+        step, tensors, _ = checkpoint.newest(self.folder, say=self.progress.say)
+        for n, p in self.model.named_parameters():
+            if p.requires_grad:
+                p.data.copy_(tensors[n])
+        return step
+
+
+def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: int) -> dict:
+    """The road itself, into place.folder / run; returns the report. Of several processes only the first (rank 0) judges and writes."""
+    folder, small = place.folder / "run", c.model == "nano"
+    rejects = folder / "rejects.jsonl" if rank == 0 else None
+    tracker = open_tracker(c.track, folder, asdict(c) | {"data": c.data and Path(c.data).name, "out": None}, say=progress.say) if c.track and rank == 0 else None
     rows, held, source = _rows(c, rejects)
     progress.say(f"loading {c.model} in {'4 bits (NF4)' if c.quantization == 'nf4' else 'full precision'}")
     base = models.load(c.model, quantization=c.quantization, say=progress.say)
@@ -265,85 +267,60 @@ def _tune(c: TuneConfig, folder: Path, progress, on_step, started) -> dict:
     pool = [data.example(r) for r in rows.select(range(min(len(rows), 4000)))]
     longest = 40 if small else 96
     judge = lambda model, what, most: _judge(model, tokenizer, template, examples, c, progress, what, most=most, longest=longest)
-    before, said_before = judge(base.model, "base", 300 if small else ANSWERS)
-    before["best_prompt"] = _base_best(base.model, tokenizer, _sample(list(said_before), 150 if small else 16), pool, progress, min(longest, 48))
-    model = lora.attach(base.model, rank=c.rank, alpha=c.alpha, token_ids=token_ids, seed=c.seed)
-    seen = {"tokens": 0}
+    if rank == 0:
+        kept = place.read("before.json") or {}
+        before, said_before = kept.get("scores"), {examples[i]: text for i, text in kept.get("answers", [])}
+        if not kept:
+            before, said_before = judge(base.model, "base", 300 if small else ANSWERS)
+            before["best_prompt"] = _base_best(base.model, tokenizer, _sample(list(said_before), 150 if small else 16), pool, progress, min(longest, 48))
+            number = {ex: i for i, ex in enumerate(examples)}
+            write_json(place.folder / "before.json", {"scores": before, "answers": [[number[ex], text] for ex, text in said_before.items()]})
+    model = lora.attach(base.model, rank=c.rank, alpha=c.alpha, dropout=c.dropout, token_ids=token_ids, seed=c.seed)
+    dev = [data.example(r) for r in data.builtin("dev")] if c.data is None else examples      # what is chosen by it is no test any more
+    look = _Look(model, tokenizer, template, dev, c, place.folder / "best", progress, rank == 0) if c.eval_every else None
 
-    def step(h: dict):
-        seen["tokens"] += h["tokens"]
-        left = h["seconds"] / h["step"] * (h["steps"] - h["step"])
-        progress("training", h["step"], h["steps"], f"loss {h['loss']:.3f}  {seen['tokens'] / h['seconds']:,.0f} tokens/s  {left:.0f} s left")
-        if on_step:
-            on_step(h)
+    def step(h: dict) -> bool:
+        enough = look(h) if look and (h["step"] % c.eval_every == 0 or h["step"] == h["steps"]) else False
+        progress.step(h)
+        if tracker:
+            tracker.log(h)
+        return bool(on_step and on_step(h)) or enough
 
-    setup = train.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, seed=c.seed)
-    history = train.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step)
+    setup = train.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, accumulation=c.accumulation, schedule=c.schedule, noise=_noise(c.noise),
+                              checkpointing=c.checkpointing, seed=c.seed)
+    steps = len(train.plan([len(r.ids) for r in encoded], setup, train.families(encoded)))
+    keep = train.Checkpoints(place.folder / "checkpoints", every=c.save_every or max(1, steps // 10), say=progress.say)
+    history = train.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step, checkpoints=keep)
     progress.close()
+    if tracker:
+        tracker.close()
+    if rank > 0:
+        return {}
     if not history:
         raise KeyboardInterrupt
     stopped = bool(history[-1].get("interrupted"))
     if stopped:
         progress.say(f"stopped after {len(history)} of {history[-1]['steps']} steps; saving what was learnt")
+    best = look.take_best() if look and look.step else None
     lora.save(model, folder / "adapter", base=base, template=template)
     templates.save(template, folder / "template.json")
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as f:
         f.writelines(json.dumps({"version": 1, **h}) + "\n" for h in history)
-    _curves(history, folder / "curves.png")
+    curves(history, folder / "curves.png")
     try:
         after, said = judge(model, "tuned", None if small and not stopped else ANSWERS)
     except KeyboardInterrupt:
         after, said, stopped = None, {}, True
     pairs = [(ex, said_before[ex], said[ex]) for ex in said_before if ex in said]
-    samples = [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in _sample(pairs, 8)]
     report = {"version": 1, "model": c.model, "template": template.name, "stopped": stopped, "before": before, "after": after,
               "majority_knowledge": evaluate.majority([data.example(r) for r in held["knowledge"]]) if "knowledge" in held else None,
-              "samples": samples, "steps": len(history), "train_rows": len(encoded), "dropped_input_tokens": sum(e.dropped for e in encoded),
+              "samples": [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in _sample(pairs, 8)],
+              "steps": len(history), "best_step": best, "train_rows": len(encoded), "dropped_input_tokens": sum(e.dropped for e in encoded),
               "seconds": {"training": history[-1]["seconds"], "all": time.perf_counter() - started}}
-    config = asdict(c) | {"data": c.data and Path(c.data).name, "out": None}       # a run directory tells no paths of the machine
-    _write_json(folder / "report.json", report)
-    _write_json(folder / "run.json", {
-        "version": 1, "created": datetime.now().astimezone().isoformat(timespec="seconds"), "config": config,
+    write_json(folder / "report.json", report)
+    write_json(folder / "run.json", {
+        "version": 1, "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "config": asdict(c) | {"data": c.data and Path(c.data).name, "out": None},       # a run directory tells no paths of the machine
         "base": {"name": c.model, "fingerprint": base.fingerprint, "quantization": base.quantization},
         "data": {"sha256": data.fingerprint(rows), "rows": len(encoded)}, "token_ids": token_ids, "stopped": stopped, "versions": _versions()})
     return report
-
-
-def fit_vocabulary(model, tokenizer):
-    """Give `model` embedding rows for tokens that were added to `tokenizer`; never fewer than it has."""
-    from transformers.utils import logging
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        model.resize_token_embeddings(len(tokenizer))
-        logging.set_verbosity(level)
-        model.requires_grad_(False)
-
-
-def _load_run(path: Path, allow_mismatch: bool = False) -> dict:
-    """{'model', 'tokenizer', 'template'} of a run directory. Errors: InputError, also when the base or the template is another one."""
-    try:
-        made = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        name, quantization = made["base"]["name"], made["base"]["quantization"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError):
-        raise InputError(f"--run {path}: this is no run directory (its run.json cannot be read); name one that tune wrote") from None
-    template = templates.read(path / "template.json")
-    if not (path / "adapter" / "adapter_model.safetensors").exists():
-        raise InputError(f"--run {path}: its adapter/ is missing; name a complete run directory")
-    base = models.load(name, quantization=quantization)
-    templates.prepare(template, base.tokenizer)
-    fit_vocabulary(base.model, base.tokenizer)
-    return {"model": lora.load(base, path / "adapter", template=template, allow_mismatch=allow_mismatch), "tokenizer": base.tokenizer, "template": template}
-
-
-def open_run(path: str | Path, *, allow_mismatch: bool = False) -> Run:
-    """A run directory that `tune` wrote, ready to answer. `allow_mismatch` goes on where base or template are not those of training.
-
-    Errors: InputError when it is no run directory, and on its first answer when base or template differ.
-    """
-    path = Path(path)
-    try:
-        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise InputError(f"--run {path}: this is no run directory (its report.json cannot be read); name one that tune wrote") from None
-    return Run(path, report, allow_mismatch)

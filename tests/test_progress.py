@@ -287,6 +287,14 @@ def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
             open_tracker(name, tmp_path, {})
 
 
+def test_only_the_first_process_tracks(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    tracker = open_tracker("tensorboard", tmp_path / "run", {"lr": 1e-3})
+    tracker.log(history(1)[0])
+    tracker.close()
+    assert not list(tmp_path.iterdir()) and not tracker.works
+
+
 def need(name):
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed")

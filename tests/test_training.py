@@ -97,7 +97,7 @@ def test_no_kernels_from_a_hub(tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_token_rows_move_and_survive(tmp_path, tied):
     from transformers import LlamaConfig, LlamaForCausalLM
-    from instruct_course.recipe import fit_vocabulary
+    from instruct_course.run import fit_vocabulary
 
     def base():
         torch.manual_seed(0)
