@@ -254,7 +254,7 @@ class Tracker:
 
     def close(self):
         """Write what is left; call it before the folder moves."""
-        self._try(self.tracker.finish)
+        self._try(lambda: self.tracker.finish())
         self.works = False
         with contextlib.redirect_stdout(io.StringIO()):
             self.undo()
