@@ -1,0 +1,147 @@
+"""QLoRA steps of a model of Qwen2.5-7B's shape with random weights in NF4, with checkpointing, beside the floor of its matrix products and dequantisations.
+
+python -m benchmarks.seven_b [--layers 28] [--steps 3]
+"""
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from .machine import Peak, anonymous, cpu, environment, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def build(layers: int, *, copies: bool = False, say=print):
+    """The model: never more than one layer's weights in 16 bits, then as NF4 with double quantisation; the embedding and the head in bf16.
+
+    copies: quantise one layer and copy its codes for all others, which takes seconds instead of minutes and the same memory.
+    """
+    import torch
+    from instruct_course import quantize
+    bnb = quantize.bitsandbytes()
+    from transformers import AutoModelForCausalLM, Qwen2Config
+    config = Qwen2Config(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=layers, num_attention_heads=28, num_key_value_heads=4,
+                         max_position_embeddings=32768, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False)
+    bf16, rng = torch.bfloat16, torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=bf16)
+    random = lambda shape: torch.empty(shape, dtype=bf16).normal_(0, .02, generator=rng)
+    first = {}
+    with quantize.fast_loading():
+        for i, layer in enumerate(model.model.layers):
+            for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]:
+                new = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None, compute_dtype=bf16, compress_statistics=True, quant_type="nf4",
+                                        device="meta")
+                if copies and i:
+                    data, state = first[name].data.clone(), first[name].quant_state
+                    new.weight = bnb.nn.Params4bit(data, requires_grad=False, quant_state=state, bnb_quantized=True, quant_type="nf4", module=new)
+                else:
+                    new.weight = bnb.nn.Params4bit(random(linear.weight.shape), requires_grad=False, compress_statistics=True, quant_type="nf4", module=new).to("cpu")
+                    first.setdefault(name, new.weight)
+                new.quant_state = new.weight.quant_state
+                if linear.bias is not None:
+                    new.bias = torch.nn.Parameter(random(linear.bias.shape), requires_grad=False)
+                layer.set_submodule(name, new)
+            say(f"\rlayer {i + 1} of {layers}, {anonymous() / 1e9:.2f} GB", end="", flush=True)
+    for module in [m for m in model.modules() if "weight" in m._parameters and m.weight is not None and m.weight.is_meta]:      # norms, embedding, head
+        value = torch.ones(module.weight.shape, dtype=bf16) if module.weight.dim() == 1 else random(module.weight.shape)
+        module.weight = torch.nn.Parameter(value, requires_grad=False)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    left = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
+    assert not left, left
+    model.is_loaded_in_4bit = model.is_quantized = True
+    quantize.protect(model)
+    say()
+    return model.requires_grad_(False).eval()
+
+
+def floor(model, shape, clock, rank: int) -> dict[str, float]:
+    """{part: seconds}: the products of a step whose layers are computed twice forwards, and each layer's weights made from 4 bits twice."""
+    from instruct_course.quantize import bitsandbytes
+    from .products import step
+    out = clock.seconds(step(model.config, shape, rank=rank, forward=2))
+    bnb = bitsandbytes()
+    started = time.perf_counter()
+    for _ in range(2):
+        for module in model.modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+    return out | {"dequantising": time.perf_counter() - started}
+
+
+def measure(o) -> dict:
+    """Build, train `o.steps` steps and time them and their floor in turns."""
+    import numpy as np
+    import torch
+    from instruct_course import engine, lora
+    from instruct_course.batch import lay_out
+    from instruct_course.template import Encoded
+    from .products import Clock, shape_of
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    peak = Peak()
+    started = time.perf_counter()
+    model = build(o.layers, copies=o.copies)
+    built = {"seconds": time.perf_counter() - started, "peak_bytes": peak.bytes}
+    net = lora.attach(model, rank=o.rank, alpha=2 * o.rank, seed=0).train()
+    gc.collect()
+    trained = [p for p in net.parameters() if p.requires_grad]
+    ids = np.random.default_rng(0).integers(0, 150000, o.tokens).tolist()
+    line = lay_out([Encoded(ids, [-100] * (o.tokens // 2) + ids[o.tokens // 2:])])
+    eng = engine.Engine(net, checkpointing=True)
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
+    peak.bytes = before = anonymous()
+    print(f"built in {built['seconds']:.0f} s, {before / 1e9:.2f} GB with adapters ({peak.before / 1e9:.2f} GB before anything was built); load {os.getloadavg()[0]:.1f}", flush=True)
+    shape, steps = shape_of(line), []
+    for i in range(o.steps + 1):                 # the first warms up, and makes the optimizer's state
+        peak.on, started, busy = True, time.perf_counter(), time.process_time()
+        optimizer.zero_grad(set_to_none=True)
+        total, n = engine.batch_loss(net, line, engine=eng)
+        (total / n).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        took, busy, peak.on = time.perf_counter() - started, time.process_time() - busy, False
+        loss = total.item() / n
+        del total
+        parts = floor(model, shape, Clock(layers=1), o.rank)
+        lowest = parts["body"] + parts["head"] + parts["dequantising"]
+        if i:
+            steps.append({"seconds": took, "cpu_seconds": busy, "loss": loss, "floor": parts, "times_floor": took / lowest})
+        print(f"{'warm-up' if not i else f'step {i}'}: {took:.2f} s, loss {loss:.3f}; floor {lowest:.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in parts.items()) + f"): {took / lowest:.2f} times; "
+              f"peak {peak.bytes / 1e9:.2f} GB", flush=True)
+    add = lambda *keys: sum(s["floor"][k] for s in steps for k in keys)
+    seconds = sum(s["seconds"] for s in steps)
+    out = {"layers": o.layers, "tokens": o.tokens, "supervised": shape.asked, "rank": o.rank, "seconds_per_step": seconds / len(steps), "built": built, "before_bytes": before,
+           "peak_bytes": peak.bytes, "nothing_bytes": peak.before, "times_floor": seconds / add("body", "head", "dequantising"),
+           "times_floor_with_adapters_and_attention": seconds / add("body", "head", "dequantising", "adapters", "attention"), "steps": steps}
+    print(f"\n{out['seconds_per_step']:.2f} s a step of {o.tokens} tokens, {out['times_floor']:.2f} times the floor (products of body and head with the recompute, two dequantisations); "
+          f"{out['times_floor_with_adapters_and_attention']:.2f} times with the products of adapters and attention in the floor; peak {peak.bytes / 1e9:.2f} GB of anonymous memory")
+    return out
+
+
+def main():
+    p = argparse.ArgumentParser(prog="python -m benchmarks.seven_b", description=__doc__.splitlines()[0])
+    p.add_argument("--layers", type=int, default=28)
+    p.add_argument("--tokens", type=int, default=512, help="in the one row of a step; half of them are supervised")
+    p.add_argument("--steps", type=int, default=3)
+    p.add_argument("--rank", type=int, default=16)
+    p.add_argument("--copies", action="store_true", help="quantise one layer and copy it: the same speed and memory, built in seconds")
+    p.add_argument("--threads", type=int, default=0, help="0: one a core")
+    p.add_argument("--name", help="of the result in benchmarks/results; today's date if not given")
+    o = p.parse_args()
+    if "MEASURES" not in os.environ:             # again, in the environment that a measurement wants: it is read when torch starts
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.seven_b", *sys.argv[1:]], environment(o.threads) | {"MEASURES": "1"})
+    made = {"version": 1, "created": datetime.now().astimezone().isoformat(timespec="seconds"), "cpu": cpu(), "versions": versions(), "seven_b": measure(o)}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{o.name or f'seven_b-{datetime.now():%Y%m%d-%H%M}'}.json"
+    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+if __name__ == "__main__":
+    main()
