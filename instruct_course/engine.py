@@ -5,8 +5,7 @@ __all__ = ['SCORES', 'KINDS', 'BEHIND_THE_HEAD', 'Product', 'Group', 'Norm', 'Ga
            'Engine', 'batch_loss', 'arrange']
 
 # %% ../nbs/08_engine.ipynb #product
-import math
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -22,19 +21,22 @@ from .template import IGNORE_INDEX
 class Product(torch.autograd.Function):
     """Frozen linear layers that read the same x, with their adapters: x Wᵀ + b + s (x Aᵀ) Bᵀ, and no gradient of W; Eqs. 8.1 and 8.2.
 
-    apply(x (N, in), group, A, B, A, B, …) -> (N, out); A (rank, in) and B (out, rank) may be wider (float32) than x: they are rounded for the products,
+    apply(x (N, in), group, wanted, A, B, A, B, …) -> (N, out), or without `wanted` only room for it; A (rank, in) and B (out, rank) may be wider (float32) than x: they are rounded for the products,
     and get their gradients in their own dtype.
     """
 
     @staticmethod
-    def forward(ctx, x, group, *adapters):
+    def forward(ctx, x, group, wanted, *adapters):
         W, A, u = group.weight(x.dtype), None, None
-        y = x @ W.T if group.bias is None else torch.addmm(group.bias, x, W.T)            # (N, out)
+        if wanted:
+            y = x @ W.T if group.bias is None else torch.addmm(group.bias, x, W.T)        # (N, out)
+        else:
+            y = x.new_empty(len(x), len(W))
         Bs = [b.to(x.dtype) for b in adapters[1::2]]
         if adapters:
             A = torch.cat(adapters[0::2]).to(x.dtype)                                     # (all ranks, in)
             u = x @ A.T
-            for (rows, ranks, s), B in zip(group.parts, Bs):
+            for (rows, ranks, s), B in zip(group.parts if wanted else (), Bs):
                 y[:, rows].addmm_(u[:, ranks], B.T, alpha=s)
         ctx.save_for_backward(x, W if group.keep else None, A, u, *Bs)
         ctx.group, ctx.wide = group, adapters[0].dtype if adapters else None
@@ -56,7 +58,7 @@ class Product(torch.autograd.Function):
             dx = above @ (ctx.group.weight(x.dtype) if W is None else W)
             if Bs:
                 dx.addmm_(t, A)
-        return dx, None, *gradients
+        return dx, None, None, *gradients
 
 # %% ../nbs/08_engine.ipynb #group
 class Group:
@@ -91,8 +93,8 @@ class Group:
             part.copy_(_weight(layer))
         return out
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return Product.apply(x, self, *self.adapters)
+    def __call__(self, x: torch.Tensor, wanted: bool = True) -> torch.Tensor:
+        return Product.apply(x, self, wanted, *self.adapters)
 
 
 def _dtype(layer) -> torch.dtype:
@@ -238,7 +240,7 @@ class Engine:
     """
 
     def __init__(self, model, *, cache: bool | None = False, checkpointing: bool = False):
-        self.inner, self.checkpointing = _inner(model), checkpointing
+        self.inner, self.checkpointing, self.again = _inner(model), checkpointing, False
         self.body, c = self.inner.base_model, self.inner.config
         self.n_kv, self.groups = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
         self.d = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
@@ -261,11 +263,21 @@ class Engine:
         M = len(wanted)
         wanted = wanted if M else line.back.new_tensor([line.ids.shape[1] - 1])      # without a question, the last token asks for nothing
         everyone, few = (ask(line, places, self.groups, self.n_kv, h.dtype) for places in (None, wanted))
-        run = (lambda *args: checkpoint(self._layer, *args, use_reentrant=False, preserve_rng_state=False)) if self.checkpointing else self._layer
+        again = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: (nullcontext(), self._again())}
+        run = (lambda *args: checkpoint(self._layer, *args, **again)) if self.checkpointing else self._layer
         for layer in self.layers[:-1]:
             h = run(layer, h, turn, line, everyone, None)
         h = run(self.layers[-1], h, turn, line, few, wanted)                                             # (M, H)
         return self._norm(self.body.norm, h)[:M]
+
+    @contextmanager
+    def _again(self):
+        """Inside, a layer is computed for the second time: what it gives is known, so that its last product need not be made."""
+        self.again = True
+        try:
+            yield
+        finally:
+            self.again = False
 
     @staticmethod
     def _norm(module, h):
@@ -292,7 +304,7 @@ class Engine:
             front = additive(torch.ones(1, p, p, dtype=torch.bool, device=h.device).tril(), self.groups, self.n_kv, h.dtype)
             mixed = torch.cat([attend(q[None, :p], k[None, :p], v[None, :p], front, scale)[0], mixed])
         h = h + layer["o"](mixed.flatten(1))
-        return h + layer["down"](Gate.apply(layer["gate"](self._norm(module.post_attention_layernorm, h))))
+        return h + layer["down"](Gate.apply(layer["gate"](self._norm(module.post_attention_layernorm, h))), not self.again)
 
 
 def _fits(body) -> bool:

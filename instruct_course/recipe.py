@@ -12,8 +12,9 @@ from pathlib import Path
 
 from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, template as templates, train
 from instruct_course.data import InputError
-from instruct_course.progress import TRACKERS, Progress, curves, open_tracker, samples
+from instruct_course.progress import Progress, curves, samples
 from instruct_course.run import Run, Unfinished, fit_vocabulary, write_json
+from instruct_course.track import TRACKERS, open_tracker
 
 __all__ = ["TuneConfig", "tune"]
 EVALUATION = ("inputs", "wordings", "knowledge")
@@ -290,10 +291,12 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
                               checkpointing=c.checkpointing, seed=c.seed)
     steps = len(train.plan([len(r.ids) for r in encoded], setup, train.families(encoded)))
     keep = train.Checkpoints(place.folder / "checkpoints", every=c.save_every or max(1, steps // 10), say=progress.say)
-    history = train.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step, checkpoints=keep)
-    progress.close()
-    if tracker:
-        tracker.close()
+    try:
+        history = train.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step, checkpoints=keep)
+    finally:
+        progress.close()
+        if tracker:
+            tracker.close()
     if rank > 0:
         return {}
     if not history:

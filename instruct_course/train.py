@@ -152,7 +152,8 @@ def _restore(c: Checkpoints, parameters: dict, optimizer, scaler, setup: dict) -
         raise InputError(f"{c.folder}: its run was made with other settings: {', '.join(differ)}; go on with the same ones, or start a new run")
     for n, p in parameters.items():
         p.data.copy_(tensors[f"parameter/{n}"])
-        optimizer.state[p] = {key: tensors[f"{key}/{n}"].to(p.device) for key in ("step", "exp_avg", "exp_avg_sq")}
+        if f"step/{n}" in tensors:                       # with float16 all steps so far may have been left out
+            optimizer.state[p] = {key: tensors[f"{key}/{n}"].to(p.device) for key in ("step", "exp_avg", "exp_avg_sq")}
     scaler.load_state_dict(facts["scaler"])
     c.say(f"going on after step {step} of {facts['history'][-1]['steps']}")
     return facts["history"]
@@ -162,7 +163,7 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
         checkpoints: Checkpoints | None = None) -> list[dict]:
     """Train the parameters of `model` that require a gradient; returns one dict a step.
 
-    Keys: step, steps, loss (nats a supervised token), lr, grad_norm, tokens (real ones), seconds, and what `on_step` adds; it may return True to end
+    Keys: step, steps, loss (nats a supervised token), lr, grad_norm (None: float16 overflowed, the step is left out), tokens (real ones), seconds, and what `on_step` adds; it may return True to end
     early. Ctrl-C ends early too and marks the last with "interrupted". Random numbers depend on (seed, step, row) only. Errors: InputError when there
     is nothing to learn, when the loss is no number or explodes, and when a checkpoint was made under other settings.
     """
@@ -201,7 +202,7 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
             settled = False
             scaler.step(optimizer)
             scaler.update()
-            history.append({"step": step + 1, "steps": len(todo), "loss": total / max(1, n), "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm.item(),
+            history.append({"step": step + 1, "steps": len(todo), "loss": total / max(1, n), "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm.item() if torch.isfinite(norm) else None,
                             "tokens": sum(len(rows[i].ids) for i in chosen), "seconds": time.perf_counter() - started})
             settled = True
             enough = on_step and on_step(history[-1])

@@ -69,10 +69,12 @@ def test_every_kind_of_model_gives_the_librarys_loss_and_gradient(kind):
     model = tiny(kind)
     assert engine.takes(model)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(some_rows())
     def check(rows):
-        same(model, rows, rtol=1e-6, atol=1e-6)      # transformers' own rotary angles and norms are in float32
+        (a, n, ga), (b, m, gb) = gradients(model, batch.collate(rows, 0)), gradients(model, batch.lay_out(rows, share=0))
+        assert n == m and a == pytest.approx(b, rel=1e-6)
+        assert (ga - gb).norm() <= 1e-6 * ga.norm()      # transformers' own rotary angles and norms are in float32
     check()
 
 

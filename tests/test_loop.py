@@ -142,6 +142,21 @@ def test_float16_takes_the_scaler():
     assert losses[torch.float16] == pytest.approx(losses[torch.float32], rel=.02) and losses[torch.float16][-1] < losses[torch.float16][0]
 
 
+def test_float16_leaves_out_a_step_that_overflows(tmp_path, monkeypatch):
+    """The first gradients overflow: these steps are left out and marked, checkpoints hold them, and a resume from the first one gives the same bits."""
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", lambda self, *a, real=torch.amp.GradScaler.__init__, **k: real(self, *a, init_scale=2.0**40, **k))
+    config = train.TrainConfig(**SETUP.__dict__ | {"epochs": 6})
+    start = adapter(tiny(torch.float16))
+    whole, history = trained(config, model=tiny(torch.float16))
+    left_out = [h["grad_norm"] is None for h in history]
+    assert 3 <= sum(left_out) < len(history) and all(left_out[:3]) and not left_out[-1] and not torch.equal(start, whole)
+    keep = train.Checkpoints(tmp_path / "c", every=1, say=lambda t: None)
+    cut, _ = trained(config, model=tiny(torch.float16), checkpoints=keep, on_step=lambda h: h["step"] == 2)
+    assert torch.equal(cut, start)
+    again, _ = trained(config, model=tiny(torch.float16), checkpoints=keep)
+    assert torch.equal(again, whole)
+
+
 # -- rates
 
 def test_schedules_by_transformers():

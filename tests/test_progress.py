@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from rich.console import Console
 
-from instruct_course import progress as module
+from instruct_course import progress as module, track
 from instruct_course.data import InputError
-from instruct_course.progress import Progress, _Speed, curves, duration, open_tracker, samples
+from instruct_course.progress import Progress, _Speed, curves, duration, samples
+from instruct_course.track import open_tracker
 
 ROOT = Path(__file__).parents[1]
 
@@ -269,7 +270,7 @@ class Broken:
 
 def test_a_tracker_that_fails_is_told_once_and_left_alone():
     said, broken = [], Broken()
-    tracker = module.Tracker("wandb", broken, said.append)
+    tracker = track.Tracker("wandb", broken, said.append)
     for h in history(4, heldout_loss=1, interrupted=True, note="text", best=None):
         tracker.log(h)
     tracker.close()
@@ -317,7 +318,7 @@ def test_tensorboard_files_hold_the_numbers(tmp_path, capfd):
 
 def run_tracker(name, folder, **env):
     """(stdout and stderr of a process of its own that tracks three steps, its folder)."""
-    code = ("import sys; from pathlib import Path; from instruct_course.progress import open_tracker\n"
+    code = ("import sys; from pathlib import Path; from instruct_course.track import open_tracker\n"
             "for run in ('a', 'b'):\n"
             "    t = open_tracker(sys.argv[1], Path(sys.argv[2]) / run, {'lr': 0.1, 'model': 'nano'})\n"
             "    for i in (1, 2, 3): t.log({'step': i, 'steps': 3, 'loss': 1 / i, 'tokens': 5})\n"
@@ -354,7 +355,7 @@ def test_a_tracker_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
     from nbclient import NotebookClient
     for key, value in (("PYTHONPATH", str(ROOT)), ("HOME", str(tmp_path)), ("HF_HOME", str(tmp_path / "hf")), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")):
         monkeypatch.setenv(key, value)
-    code = (f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.progress import open_tracker\n"
+    code = (f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.track import open_tracker\n"
             f"t = open_tracker({name!r}, Path('run'), {{'lr': 0.1}})\nt.log({{'step': 1, 'loss': 2.0}})\nt.close()\nprint(t.works, len(list(Path('run/track').rglob('*'))) > 0)")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
