@@ -77,17 +77,17 @@ class Group:
                 self.parts.append((slice(at, at + size), slice(r, r + len(A)), layer.scaling["default"]))
                 r += len(A)
             at += size
-        biases = [b.bias for b in self.base]
-        self.bias = None if all(b is None for b in biases) else torch.cat([torch.zeros(n, device=w.weight.device) if b is None else b for b, n, w in zip(biases, self.sizes, self.base)])
+        biases = [b.bias for b in self.base if b.bias is not None]
+        self.bias = torch.cat([biases[0].new_zeros(n) if b.bias is None else b.bias for b, n in zip(self.base, self.sizes)]) if biases else None
         if cache:
             self.cached = self.weight(_dtype(self.base[0]))
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """W (out, in): the layers' weights, dequantised, one below the other."""
         if self.cached is not None:
-            return self.cached
+            return self.cached.to(dtype)
         if len(self.base) == 1:
-            return _weight(self.base[0])
+            return _weight(self.base[0]).to(dtype)
         out = torch.empty(sum(self.sizes), self.base[0].in_features, dtype=dtype, device=self.base[0].weight.device)
         for part, layer in zip(out.split(self.sizes), self.base):
             part.copy_(_weight(layer))

@@ -294,3 +294,10 @@ def test_families_are_common_beginnings():
     rows = [Encoded([*begin[name], i], []) for i, name in enumerate("a" * 10 + "b" * 9 + "c")] + [Encoded([0, 1], [])]
     got = batch.families(rows)
     assert len(set(got[:10])) == len(set(got[10:19])) == 1 and got[0] != got[10] and 0 not in (got[0], got[10]) and got[19:] == [0, 0]
+
+
+def test_some_layers_of_a_group_have_a_bias_and_some_not():
+    first, second = torch.nn.Linear(6, 4, bias=False, dtype=torch.bfloat16), torch.nn.Linear(6, 3, dtype=torch.bfloat16)
+    x = torch.randn(5, 6, dtype=torch.bfloat16)
+    with torch.no_grad():
+        torch.testing.assert_close(engine.Group(first, second)(x), torch.cat([first(x), second(x)], 1), rtol=.02, atol=.02)
