@@ -228,9 +228,9 @@ def _part_loss(model, rows, seeds, noise: Noise | None, pad_id: int, width: int,
 
 
 def _check(history: list[dict], loss: float, norm: torch.Tensor, scaled: bool, config: TrainConfig, checkpoints: Checkpoints | None):
-    """Errors: InputError when the loss or the gradient is no number, or when all of the last twenty losses are half a nat above the first three."""
+    """Errors: InputError when the loss or the gradient is no number, or when the last twenty losses are on average above twice the first one and a nat."""
     seen = [h["loss"] for h in history] + [loss]
-    exploded = len(seen) > 22 and min(seen[-20:]) > max(seen[:3]) + .5
+    exploded = len(seen) > 20 and np.mean(seen[-20:]) > 2 * seen[0] + 1
     if exploded or not math.isfinite(loss) or not (scaled or torch.isfinite(norm)):
         kept = f"; the last good checkpoint is in {checkpoints.folder}" if checkpoints and len(history) >= checkpoints.every else ""
         raise InputError(f"the loss is {loss:.4g} and the gradient norm {norm.item():.4g} at step {len(seen)}, after losses of "

@@ -363,7 +363,7 @@ def test_a_loss_that_explodes_stops(fresh):
     rows, seen = [T.encode(T.named("alpaca"), fresh.tokenizer, example(r)) for r in builtin("train").select(range(200))], []
     with pytest.raises(InputError, match=r"the loss is \d.* at step \d+, after losses of .*; lower --lr \(it is 3\)"):
         train.fit(lora.attach(fresh.model, rank=4), rows, train.TrainConfig(epochs=9, lr=3.0, batch_tokens=500), pad_id=0, on_step=lambda h: seen.append(h["loss"]))
-    assert 22 <= len(seen) < 40 and min(seen[-19:]) > max(seen[:3]) + .5
+    assert 20 <= len(seen) < 40 and np.mean(seen[-19:]) > 2 * seen[0]
 
 
 def test_enough_is_enough(tmp_path):
