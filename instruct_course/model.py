@@ -313,7 +313,7 @@ def load(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print
     quantize.bitsandbytes()              # before transformers imports it: chapter 06 says why
     from transformers import AutoTokenizer
     _is_causal(name, folder)
-    digest, dtype, device = fingerprint(folder), dtype or compute_dtype(name), 0 if torch.cuda.is_available() else "cpu"
+    digest, dtype, device = fingerprint(folder), dtype or compute_dtype(name), torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
     _has_room(name, folder, quantization, dtype)
     big = quantization == "nf4" and sum(p.stat().st_size for p in folder.glob("*.safetensors")) > KEEP_ABOVE
     kept = cache_folder() / "nf4" / f"{digest[:16]}-{str(dtype).removeprefix('torch.')}"
