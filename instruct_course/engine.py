@@ -141,10 +141,12 @@ class Gate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, above):
-        g, u = ctx.saved_tensors[0].chunk(2, -1)
-        s = torch.sigmoid(g)
-        gs = g * s
-        return torch.cat([(s + gs - gs * s).mul_(u).mul_(above), gs.mul_(above)], -1)
+        (both,) = ctx.saved_tensors
+        (g, u), out = both.chunk(2, -1), torch.empty_like(both)
+        dg, du = out.chunk(2, -1)
+        torch.mul(above, F.silu(g), out=du)
+        torch.ops.aten.silu_backward.grad_input(above * u, g, grad_input=dg)
+        return out
 
 # %% ../nbs/08_engine.ipynb #turn
 class Turn(torch.autograd.Function):
