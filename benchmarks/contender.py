@@ -16,35 +16,38 @@ ROWS, HELD, LR, WARMUP, TOKENS, RANK, ALPHA = 935, 110, 8e-4, 0.03, 2048, 16, 32
 @dataclass(frozen=True)
 class Setting:
     """A way to run TRL's SFTTrainer. config: fields of SFTConfig; attention: transformers' name; adapters: their dtype, '' as the trainer leaves them;
-    same: whether it trains on the same rows and loss as the others (one that does not is only shown)."""
+    own_loss: False for the `compute_loss` of transformers' Trainer, which makes all logits at once."""
     config: dict = field(default_factory=dict)
     attention: str = "sdpa"
     adapters: str = ""
+    own_loss: bool = True
 
 
-FAST = {"gradient_checkpointing": False, "per_device_train_batch_size": 32, "train_sampling_strategy": "group_by_length"}
+FAST = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length", "bf16": False, "per_device_train_batch_size": 8}      # bf16=False: no autocast
 TRL = {
     "defaults": Setting(),
     "no checkpointing": Setting({"gradient_checkpointing": False}),
-    "by length": Setting(FAST | {"per_device_train_batch_size": 8}),
+    "by length": Setting(FAST | {"bf16": True}),
+    "no autocast": Setting(FAST),
+    "batch 4": Setting(FAST | {"per_device_train_batch_size": 4}),
     "batch 16": Setting(FAST | {"per_device_train_batch_size": 16}),
-    "batch 32": Setting(FAST),
-    "batch 64": Setting(FAST | {"per_device_train_batch_size": 64}),
-    "no autocast": Setting(FAST | {"bf16": False}),
-    "no autocast, batch 16": Setting(FAST | {"bf16": False, "per_device_train_batch_size": 16}),
-    "no autocast, batch 8": Setting(FAST | {"bf16": False, "per_device_train_batch_size": 8}),
+    "batch 32": Setting(FAST | {"per_device_train_batch_size": 32}),
+    "batch 32, autocast": Setting(FAST | {"per_device_train_batch_size": 32, "bf16": True}),
+    "4 x 8 accumulated": Setting(FAST | {"gradient_accumulation_steps": 4}),
     "float32 adapters": Setting(FAST, adapters="float32"),
-    "float32 adapters, no autocast": Setting(FAST | {"bf16": False}, adapters="float32"),
-    "eager attention": Setting(FAST | {"bf16": False}, attention="eager"),
-    "plain AdamW": Setting(FAST | {"bf16": False, "optim": "adamw_torch"}),
-    "two loaders": Setting(FAST | {"bf16": False, "dataloader_num_workers": 2}),
-    "padding-free": Setting(FAST | {"bf16": False, "padding_free": True, "max_length": None}),
-    "padding-free, batch 8": Setting(FAST | {"bf16": False, "padding_free": True, "max_length": None, "per_device_train_batch_size": 8}),
-    "packing 512": Setting({"gradient_checkpointing": False, "bf16": False, "packing": True, "max_length": 512, "per_device_train_batch_size": 4}),
-    "packing 2048": Setting({"gradient_checkpointing": False, "bf16": False, "packing": True, "max_length": 2048, "per_device_train_batch_size": 1}),
-    "compiled": Setting(FAST | {"bf16": False, "torch_compile": True}),
+    "float32 adapters, autocast": Setting(FAST | {"bf16": True}, adapters="float32"),
+    "eager attention": Setting(FAST, attention="eager"),
+    "AdamW, not fused": Setting(FAST | {"optim": "adamw_torch"}),
+    "two loaders": Setting(FAST | {"dataloader_num_workers": 2}),
+    "transformers' loss": Setting(FAST, own_loss=False),
+    "padding-free": Setting(FAST | {"padding_free": True, "max_length": None}),
+    "padding-free, transformers' loss": Setting(FAST | {"padding_free": True, "max_length": None}, own_loss=False),
+    "padding-free, transformers' loss, batch 16": Setting(FAST | {"padding_free": True, "max_length": None, "per_device_train_batch_size": 16}, own_loss=False),
+    "packing 512": Setting(FAST | {"train_sampling_strategy": "random", "packing": True, "max_length": 512, "per_device_train_batch_size": 1}),
+    "packing 2048": Setting(FAST | {"train_sampling_strategy": "random", "packing": True, "max_length": 2048, "per_device_train_batch_size": 1}),
+    "compiled": Setting(FAST | {"torch_compile": True}),
 }
-STRONGEST = "no autocast"
+STRONGEST = "padding-free, transformers' loss"
 
 
 # -- the parts that all share
@@ -68,10 +71,11 @@ class Slices:
     """Stops a training loop between slices. `begin` before it, `step` after each of its optimizer steps."""
 
     def __init__(self, task: dict, steps: int, *, say, listen, peak, held_out):
+        if steps < task["warm"] + task["slices"]:
+            raise SystemExit(f"{steps} optimizer steps are too few for {task['slices']} slices and a warm-up of {task['warm']}; take more rows (--every) or fewer slices")
         self.task, self.say, self.listen, self.peak, self.held_out = task, say, listen, peak, held_out
         ends = [task["warm"] + round((steps - task["warm"]) * (r + 1) / task["slices"]) for r in range(task["slices"])]
         self.ends, self.done, self.tokens, self.asked = ([task["warm"]] if task["warm"] else []) + ends, 0, 0, 0
-        self.last = self.task["stop_after"] and self.ends[min(self.task["stop_after"], len(self.ends)) - 1] or steps
 
     def begin(self):
         """Wait for the first slice."""
@@ -91,9 +95,9 @@ class Slices:
             self.peak.on = False
             self.say({"slice": self.ends.index(self.done), "steps": self.done - self.first, "tokens": self.tokens, "supervised": self.asked, "seconds": seconds, "cpu_seconds": time.process_time() - self.busy,
                       "peak": self.peak.bytes, "loss": loss, "held_out": self.held_out() if self.task["evaluate"] else None})
-            if self.done < self.last:
+            if self.done < self.ends[-1]:
                 self._wait()
-        return self.done >= self.last
+        return self.done >= self.ends[-1]
 
 
 def supervised(row) -> int:
@@ -160,6 +164,11 @@ def trainer(net, rows, tokenizer, setting: Setting, *, epochs: float, folder: st
             counted[0] += int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
             counted[1] += int((inputs["labels"][:, 1:] != -100).sum())
             return super().training_step(model, inputs, *args, **options)
+
+        def compute_loss(self, model, inputs, *args, **options):
+            if setting.own_loss:
+                return super().compute_loss(model, inputs, *args, **options)
+            return transformers.Trainer.compute_loss(self, model, inputs | {"use_cache": False}, *args, **options)
 
     class Pause(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **options):

@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
@@ -16,14 +17,16 @@ from .machine import Peak, anonymous, cpu, environment, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def build(layers: int, *, copies: bool = False, say=print):
+def build(layers: int, *, copies: bool = False, mapped: bool = True, say=print):
     """The model: never more than one layer's weights in 16 bits, then as NF4 with double quantisation; the embedding and the head in bf16.
 
-    copies: quantise one layer and copy its codes for all others, which takes seconds instead of minutes and the same memory.
+    mapped: these two lie in a safetensors file that is mapped into memory, as transformers leaves them when it loads a folder, so that they are no
+    anonymous memory. copies: quantise one layer and copy its codes for all others, which takes seconds instead of minutes and the same memory.
     """
     import torch
     from instruct_course import quantize
     bnb = quantize.bitsandbytes()
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM, Qwen2Config
     config = Qwen2Config(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=layers, num_attention_heads=28, num_key_value_heads=4,
                          max_position_embeddings=32768, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False)
@@ -50,6 +53,10 @@ def build(layers: int, *, copies: bool = False, say=print):
             say(f"\rlayer {i + 1} of {layers}, {anonymous() / 1e9:.2f} GB", end="", flush=True)
     for module in [m for m in model.modules() if "weight" in m._parameters and m.weight is not None and m.weight.is_meta]:      # norms, embedding, head
         value = torch.ones(module.weight.shape, dtype=bf16) if module.weight.dim() == 1 else random(module.weight.shape)
+        if mapped and value.dim() == 2:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:      # the mapping outlives the name
+                save_file({"weight": value}, Path(folder) / "weight.safetensors")
+                value = load_file(Path(folder) / "weight.safetensors")["weight"]
         module.weight = torch.nn.Parameter(value, requires_grad=False)
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     left = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
@@ -86,7 +93,7 @@ def measure(o) -> dict:
         torch.set_num_threads(o.threads)
     peak = Peak()
     started = time.perf_counter()
-    model = build(o.layers, copies=o.copies)
+    model = build(o.layers, copies=o.copies, mapped=not o.unmapped)
     built = {"seconds": time.perf_counter() - started, "peak_bytes": peak.bytes}
     net = lora.attach(model, rank=o.rank, alpha=2 * o.rank, seed=0).train()
     gc.collect()
@@ -95,7 +102,7 @@ def measure(o) -> dict:
     line = lay_out([Encoded(ids, [-100] * (o.tokens // 2) + ids[o.tokens // 2:])])
     eng = engine.Engine(net, checkpointing=True)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
-    peak.bytes = before = anonymous()
+    peak.bytes, peak.resident = (before := anonymous()), 0
     print(f"built in {built['seconds']:.0f} s, {before / 1e9:.2f} GB with adapters ({peak.before / 1e9:.2f} GB before anything was built); load {os.getloadavg()[0]:.1f}", flush=True)
     shape, steps = shape_of(line), []
     for i in range(o.steps + 1):                 # the first warms up, and makes the optimizer's state
@@ -113,14 +120,15 @@ def measure(o) -> dict:
         if i:
             steps.append({"seconds": took, "cpu_seconds": busy, "loss": loss, "floor": parts, "times_floor": took / lowest})
         print(f"{'warm-up' if not i else f'step {i}'}: {took:.2f} s, loss {loss:.3f}; floor {lowest:.2f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in parts.items()) + f"): {took / lowest:.2f} times; "
-              f"peak {peak.bytes / 1e9:.2f} GB", flush=True)
+              f"peak {peak.bytes / 1e9:.2f} GB anonymous, {peak.resident / 1e9:.2f} GB resident", flush=True)
     add = lambda *keys: sum(s["floor"][k] for s in steps for k in keys)
     seconds = sum(s["seconds"] for s in steps)
     out = {"layers": o.layers, "tokens": o.tokens, "supervised": shape.asked, "rank": o.rank, "seconds_per_step": seconds / len(steps), "built": built, "before_bytes": before,
-           "peak_bytes": peak.bytes, "nothing_bytes": peak.before, "times_floor": seconds / add("body", "head", "dequantising"),
+           "peak_bytes": peak.bytes, "peak_resident_bytes": peak.resident, "mapped": not o.unmapped, "nothing_bytes": peak.before, "times_floor": seconds / add("body", "head", "dequantising"),
            "times_floor_with_adapters_and_attention": seconds / add("body", "head", "dequantising", "adapters", "attention"), "steps": steps}
     print(f"\n{out['seconds_per_step']:.2f} s a step of {o.tokens} tokens, {out['times_floor']:.2f} times the floor (products of body and head with the recompute, two dequantisations); "
-          f"{out['times_floor_with_adapters_and_attention']:.2f} times with the products of adapters and attention in the floor; peak {peak.bytes / 1e9:.2f} GB of anonymous memory")
+          f"{out['times_floor_with_adapters_and_attention']:.2f} times with the products of adapters and attention in the floor; peak {peak.bytes / 1e9:.2f} GB of anonymous memory, "
+          f"{peak.resident / 1e9:.2f} GB with what is mapped from files")
     return out
 
 
@@ -131,6 +139,7 @@ def main():
     p.add_argument("--steps", type=int, default=3)
     p.add_argument("--rank", type=int, default=16)
     p.add_argument("--copies", action="store_true", help="quantise one layer and copy it: the same speed and memory, built in seconds")
+    p.add_argument("--unmapped", action="store_true", help="embedding and head in anonymous memory too, 2.2 GB, instead of mapped from a file as a load leaves them")
     p.add_argument("--threads", type=int, default=0, help="0: one a core")
     p.add_argument("--name", help="of the result in benchmarks/results; today's date if not given")
     o = p.parse_args()

@@ -5,6 +5,7 @@ python -m benchmarks.sft speed|run|search --data FILE
 import argparse
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -57,7 +58,7 @@ class Contender:
 
 def task(o, who: str, setting: str = "", **options) -> dict:
     return {"who": who, "setting": setting, "model": "smollm2", "data": str(Path(o.data).resolve()), "threads": o.threads, "every": 1, "epochs": 1, "warm": 0,
-            "slices": 1, "stop_after": 0, "evaluate": False} | options
+            "slices": 1, "evaluate": False} | options
 
 
 def together(names: dict[str, dict], rounds: int, say=print) -> list[Contender]:
@@ -91,12 +92,12 @@ def _rates(c: Contender) -> tuple[float, float, float]:
 
 def speed(o) -> dict:
     """Each contender trains on the same rows once, in turns."""
-    common = {"every": o.every, "warm": 2, "slices": o.rounds, "stop_after": 0}
+    common = {"every": o.every, "warm": 2, "slices": o.rounds}
     names = {"ours": task(o, "ours", **common), "floor": task(o, "floor", **common), "ours, plain": task(o, "plain", **common)}
     names |= {f"TRL, {s}": task(o, "trl", s, **common) for s in o.trl}
     made = {c.name: c for c in together(names, o.rounds)}
     fast, out = _rates(made["ours"])[0], {}
-    print(f"\n{'':34}{'tokens/s':>9}{'slowest':>9}{'fastest':>9}{'ours is':>9}{'peak GB':>9}{'before':>8}")
+    print(f"\n{'':48}{'tokens/s':>9}{'slowest':>9}{'fastest':>9}{'ours is':>9}{'peak GB':>9}{'before':>8}")
     for c in made.values():
         if c.name == "floor":
             continue
@@ -104,7 +105,7 @@ def speed(o) -> dict:
         peak = max(s["peak"] for s in c.slices)
         out[c.name] = {"tokens_per_second": rate, "slowest_slice": low, "fastest_slice": high, "ours_is_times": fast / rate, "peak_bytes": peak, "before_bytes": c.ready["before"],
                        "steps": c.ready["steps"], "slices": c.slices}
-        print(f"{c.name:34}{rate:9.0f}{low:9.0f}{high:9.0f}{fast / rate:8.2f}x{peak / 1e9:9.2f}{c.ready['before'] / 1e9:8.2f}")
+        print(f"{c.name:48}{rate:9.0f}{low:9.0f}{high:9.0f}{fast / rate:8.2f}x{peak / 1e9:9.2f}{c.ready['before'] / 1e9:8.2f}")
     floors, mine = made["floor"].counted, made["ours"].counted
     assert sum(s["supervised"] for s in floors) == sum(s["supervised"] for s in mine), "the floor is that of the same steps"
     took, shares = sum(s["seconds"] for s in mine), {}
@@ -147,7 +148,7 @@ def run(o) -> dict:
         s, end = curves[c.name][-1]
         out[c.name] = {"seconds": s, "held_out": end, "seconds_to_wanted": times[c.name], "points": curves[c.name], "steps": c.ready["steps"], "supervised": asked[c.name],
                        "peak_bytes": max(x["peak"] for x in c.slices), "tokens_per_second": sum(x["tokens"] for x in c.slices) / s}
-        print(f"  {c.name:34} after {times[c.name]:6.1f} s ({times[c.name] / times['ours']:.2f} times ours); at its end {end:.4f} in {s:.1f} s, {out[c.name]['tokens_per_second']:.0f} tokens/s")
+        print(f"  {c.name:48} after {times[c.name]:6.1f} s ({times[c.name] / (times['ours'] or math.nan):.2f} times ours); at its end {end:.4f} in {s:.1f} s, {out[c.name]['tokens_per_second']:.0f} tokens/s")
     return {"contenders": out, "wanted": wanted}
 
 
@@ -160,12 +161,12 @@ def search(o) -> dict:
             (c,) = together({name: t}, 1, say=lambda text: None)
         except RuntimeError as error:
             out[name] = {"failed": str(error).splitlines()[-1][:200]}
-            print(f"{name:34} does not run: {out[name]['failed']}", flush=True)
+            print(f"{name:44} does not run: {out[name]['failed']}", flush=True)
             continue
         rate, peak = _rates(c)[0], max(s["peak"] for s in c.slices)
         busy = sum(s["tokens"] for s in c.counted) / sum(s["cpu_seconds"] for s in c.counted)
         out[name] = {"tokens_per_second": rate, "tokens_per_cpu_second": busy, "steps": c.ready["steps"], "peak_bytes": peak}
-        print(f"{name:34}{rate:7.0f} tokens/s, {busy:5.0f} a second of CPU time, {c.ready['steps']} steps, peak {peak / 1e9:.2f} GB", flush=True)
+        print(f"{name:44}{rate:7.0f} tokens/s, {busy:5.0f} a second of CPU time, {c.ready['steps']} steps, peak {peak / 1e9:.2f} GB", flush=True)
     return {"settings": out}
 
 
