@@ -217,7 +217,7 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
     model.eval()
     return history
 
-
+# %% ../nbs/08_train.ipynb #part-loss
 def _part_loss(model, rows, seeds, noise: Noise | None, pad_id: int, width: int, engine: Engine | None) -> torch.Tensor:
     """The summed loss of some rows of a step, with noise where it is wanted."""
     batch = lay_out(rows, model.device, share=.1 if noise is None else 2) if engine else collate(rows, pad_id, model.device)
@@ -226,7 +226,7 @@ def _part_loss(model, rows, seeds, noise: Noise | None, pad_id: int, width: int,
     drawn = [noise.draw(r, width, s).to(model.device) for r, s in zip(rows, seeds)]
     return batch_loss(model, batch, engine=engine, noise=torch.cat(drawn) if engine else torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True))[0]
 
-
+# %% ../nbs/08_train.ipynb #watch
 def _check(history: list[dict], loss: float, norm: torch.Tensor, scaled: bool, config: TrainConfig, checkpoints: Checkpoints | None):
     """Errors: InputError when the loss or the gradient is no number, or when the last twenty losses are on average above twice the first one and a nat."""
     seen = [h["loss"] for h in history] + [loss]
