@@ -155,15 +155,21 @@ class Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
-        a, b = x.chunk(2, -1)
-        return (x * cos).add_(torch.cat([-b, a], -1).mul_(sin))
+        return _turned(x, cos, sin, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, above):
-        cos, sin = ctx.saved_tensors
-        a, b = (above * sin).chunk(2, -1)
-        return (above * cos).add_(torch.cat([b, -a], -1)), None, None
+        return _turned(above, *ctx.saved_tensors, -1), None, None
+
+
+def _turned(x, cos, sin, way: int):
+    """Each pair (first half, second half) of x turned by its angle, or with way = -1 back."""
+    (a, b), out = x.chunk(2, -1), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (c, d), cos, sin = out.chunk(2, -1), cos.chunk(2, -1)[0], sin.chunk(2, -1)[0]        # both halves of the table are the same
+    torch.mul(a, cos, out=c).addcmul_(b, sin, value=-way)
+    torch.mul(b, cos, out=d).addcmul_(a, sin, value=way)
+    return out
 
 # %% ../nbs/08_engine.ipynb #attention
 SCORES = 1 << 26       # attention scores of a layer up to which they are kept for the backward pass, on a CPU

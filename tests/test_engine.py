@@ -208,10 +208,13 @@ def leaf(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
+ANGLES = torch.linspace(-1, 1, 20, dtype=torch.float64).view(5, 1, 4).repeat(1, 1, 2)
+
+
 @pytest.mark.parametrize("make", [
     lambda: (lambda h: engine.Norm.apply(h, torch.linspace(.5, 2, 8).double(), 1e-5), [leaf(5, 8)]),
     lambda: (engine.Gate.apply, [leaf(5, 8)]),
-    lambda: (lambda x: engine.Turn.apply(x, torch.linspace(-1, 1, 40).double().view(5, 1, 8).cos(), torch.linspace(-1, 1, 40).double().view(5, 1, 8).sin()), [leaf(5, 3, 8)]),
+    lambda: (lambda x: engine.Turn.apply(x, ANGLES.cos(), ANGLES.sin()), [leaf(5, 3, 8)]),
     lambda: (lambda q, k, v: engine.Attend.apply(q, k, v, torch.zeros(1, 4, 6).double().masked_fill(torch.ones(4, 6).triu(3).bool(), -torch.inf), .3),
              [leaf(2, 4, 8), leaf(2, 6, 8, seed=1), leaf(2, 6, 8, seed=2)]),
     lambda: (lambda t: batch.ToLine.apply(t, torch.tensor([0, 2, 3, 5])), [leaf(2, 3, 4)]),
