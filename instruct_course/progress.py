@@ -34,6 +34,7 @@ class _Speed:
         self.window, self.points = window, deque()
 
     def add(self, now: float, done: float, tokens: int = 0):
+        """At the time `now` (seconds) `done` steps are done, the last with so many tokens."""
         if self.points and (now < self.points[-1][0] or done < self.points[-1][1]):     # begun anew
             self.points.clear()
         self.points.append((now, done, tokens + (self.points[-1][2] if self.points else 0)))
@@ -41,6 +42,7 @@ class _Speed:
             self.points.popleft()
 
     def now(self) -> tuple[float, float]:
+        """(steps, tokens) a second; zeros while too little is known."""
         (t, done, tokens), (t2, done2, tokens2) = self.points[0], self.points[-1]
         return ((done2 - done) / (t2 - t), (tokens2 - tokens) / (t2 - t)) if t2 > t else (0.0, 0.0)
 

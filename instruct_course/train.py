@@ -163,9 +163,10 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
         checkpoints: Checkpoints | None = None) -> list[dict]:
     """Train the parameters of `model` that require a gradient; returns one dict a step.
 
-    Keys: step, steps, loss (nats a supervised token), lr, grad_norm (None: float16 overflowed, the step is left out), tokens (real ones), seconds, and what `on_step` adds; it may return True to end
-    early. Ctrl-C ends early too and marks the last with "interrupted". Random numbers depend on (seed, step, row) only. Errors: InputError when there
-    is nothing to learn, when the loss is no number or explodes, and when a checkpoint was made under other settings.
+    Keys: step, steps, loss (nats a supervised token), lr, grad_norm (None: float16 overflowed, the step is left out), tokens (real ones), seconds,
+    and what `on_step` adds; it may return True to end early, and is asked about the last step again when a run goes on. Ctrl-C ends early too and
+    marks the last with "interrupted". Random numbers depend on (seed, step, row) only. Errors: InputError when there is nothing to learn, when the
+    loss is no number or explodes or no gradient is left, and when a checkpoint was made under other settings.
     """
     if not any(label != IGNORE_INDEX for r in rows for label in r.labels[1:]):
         raise InputError("there is no supervised token in the training rows; look at one of them with template.show")
@@ -182,7 +183,8 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
     started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
     model.train()
     try:
-        for step in range(len(history), len(todo)):
+        over = bool(history and on_step and on_step(history[-1]))                # a run that was to end there ends there
+        for step in range(len(history), 0 if over else len(todo)):
             chosen = todo[step]
             n = sum(label != IGNORE_INDEX for i in chosen for label in rows[i].labels[1:])
             for group in optimizer.param_groups:
@@ -202,8 +204,8 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
             settled = False
             scaler.step(optimizer)
             scaler.update()
-            history.append({"step": step + 1, "steps": len(todo), "loss": total / max(1, n), "lr": optimizer.param_groups[0]["lr"], "grad_norm": norm.item() if torch.isfinite(norm) else None,
-                            "tokens": sum(len(rows[i].ids) for i in chosen), "seconds": time.perf_counter() - started})
+            history.append({"step": step + 1, "steps": len(todo), "loss": total / max(1, n), "lr": optimizer.param_groups[0]["lr"],
+                            "grad_norm": norm.item() if torch.isfinite(norm) else None, "tokens": sum(len(rows[i].ids) for i in chosen), "seconds": time.perf_counter() - started})
             settled = True
             enough = on_step and on_step(history[-1])
             if checkpoints and rank == 0 and ((step + 1) % checkpoints.every == 0 or enough):
@@ -228,10 +230,12 @@ def _part_loss(model, rows, seeds, noise: Noise | None, pad_id: int, width: int,
 
 # %% ../nbs/08_train.ipynb #watch
 def _check(history: list[dict], loss: float, norm: torch.Tensor, scaled: bool, config: TrainConfig, checkpoints: Checkpoints | None):
-    """Errors: InputError when the loss or the gradient is no number, or when the last twenty losses are on average above twice the first one and a nat."""
+    """Errors: InputError when the loss or the gradient is no number, when the last twenty losses are on average above twice the first one
+    and a nat, or when twenty gradients in a row were nothing though there is a loss."""
     seen = [h["loss"] for h in history] + [loss]
     exploded = len(seen) > 20 and np.mean(seen[-20:]) > 2 * seen[0] + 1
-    if exploded or not math.isfinite(loss) or not (scaled or torch.isfinite(norm)):
+    dead = len(history) >= 20 and loss > 0 and all(h["grad_norm"] == 0 for h in history[-20:])
+    if exploded or dead or not math.isfinite(loss) or not (scaled or torch.isfinite(norm)):
         kept = f"; the last good checkpoint is in {checkpoints.folder}" if checkpoints and len(history) >= checkpoints.every else ""
         raise InputError(f"the loss is {loss:.4g} and the gradient norm {norm.item():.4g} at step {len(seen)}, after losses of "
                          f"{', '.join(f'{x:.3g}' for x in seen[-6:-1]) or 'none'}; lower --lr (it is {config.lr:g}){kept}")

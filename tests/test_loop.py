@@ -337,8 +337,28 @@ def test_another_run_is_not_continued(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path):
     keep = train.Checkpoints(tmp_path / "c", every=1, say=lambda t: None)
     a, first = trained(checkpoints=keep)
-    b, second = trained(checkpoints=keep, on_step=lambda h: pytest.fail("no step is left"))
-    assert torch.equal(a, b) and first == second
+    asked = []
+    b, second = trained(checkpoints=keep, on_step=lambda h: asked.append(h["step"]))
+    assert torch.equal(a, b) and first == second and asked == [len(first)], "only the last step is shown once more"
+
+
+def test_a_run_that_ended_early_ends_there_again(tmp_path):
+    """It was to end after step 4, and was killed before anybody used it: going on must not train it further."""
+    keep, end = train.Checkpoints(tmp_path / "c", every=100, say=lambda t: None), lambda h: h["step"] == 4
+    a, first = trained(checkpoints=keep, on_step=end)
+    b, second = trained(checkpoints=keep, on_step=end)
+    assert torch.equal(a, b) and first == second and len(second) == 4
+
+
+def test_an_adapter_without_a_gradient_stops(fresh):
+    """A rate so large that all is flat behind the adapter: the loss rests at an even guess, which is no explosion."""
+    from instruct_course import template as T
+    from instruct_course.data import builtin, example
+    rows, seen = [T.encode(T.named("article"), fresh.tokenizer, example(r)) for r in builtin("train").select(range(600))], []
+    model = lora.attach(fresh.model, rank=16, alpha=256, token_ids=T.prepare(T.named("article"), fresh.tokenizer))
+    with pytest.raises(InputError, match="the gradient norm 0 at step .*; lower --lr"):
+        train.fit(model, rows, train.TrainConfig(epochs=3, lr=1e8, batch_tokens=512), pad_id=T.pad_id(fresh.tokenizer), on_step=seen.append)
+    assert 20 <= len(seen) < 30 and all(h["grad_norm"] == 0 for h in seen[-20:]) and seen[-1]["loss"] > 1
 
 
 # -- a run that goes wrong, or well
