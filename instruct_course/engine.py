@@ -326,15 +326,16 @@ def _fits(body) -> bool:
 BEHIND_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-def batch_loss(model, batch: dict[str, torch.Tensor] | Line, *, noise: torch.Tensor | None = None, engine: Engine | None = None) -> tuple[torch.Tensor, int]:
+def batch_loss(model, batch: dict[str, torch.Tensor] | Line, *, noise: torch.Tensor | None = None, engine: Engine | None = None, loss=response_loss):
     """(summed loss in nats, number of supervised tokens) of a batch as `arrange` makes it.
 
     noise: (N, H) for a line, (B, T, H) for a rectangle, added to the embeddings. engine: one that is ready; without it a line gets a new one.
+    loss: what is asked of (states, head, labels) of the supervised positions, row by row; `token_losses` gives the loss of each.
     """
     inner = _inner(model)
     if isinstance(batch, Line):
         hidden = (engine or Engine(model)).hidden(batch, noise)
-        return response_loss(hidden, inner.get_output_embeddings(), batch.target[batch.target != IGNORE_INDEX])
+        return loss(hidden, inner.get_output_embeddings(), batch.target[batch.target != IGNORE_INDEX])
     mask, target = supervised(batch["labels"])
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
     if noise is not None:
@@ -342,9 +343,9 @@ def batch_loss(model, batch: dict[str, torch.Tensor] | Line, *, noise: torch.Ten
         inputs["inputs_embeds"] = embedded + noise.to(embedded.dtype)
     if any(getattr(inner.config, name, None) for name in BEHIND_THE_HEAD):
         logits = inner(**inputs).logits[mask]                              # (N, V)
-        return response_loss(logits, lambda z: z, target)
+        return loss(logits, lambda z: z, target)
     hidden = inner.base_model(**inputs).last_hidden_state                 # (B, T, H)
-    return response_loss(hidden[mask], inner.get_output_embeddings(), target)
+    return loss(hidden[mask], inner.get_output_embeddings(), target)
 
 
 def arrange(model, rows, pad_id: int, *, share: float = .1) -> dict[str, torch.Tensor] | Line:

@@ -304,3 +304,27 @@ def test_some_layers_of_a_group_have_a_bias_and_some_not():
     x = torch.randn(5, 6, dtype=torch.bfloat16)
     with torch.no_grad():
         torch.testing.assert_close(engine.Group(first, second)(x), torch.cat([first(x), second(x)], 1), rtol=.02, atol=.02)
+
+
+# -- what each row costs
+
+@given(rows=st.lists(some_rows(), min_size=1, max_size=3).map(lambda parts: [r for p in parts for r in p]), budget=st.integers(8, 60))
+@settings(deadline=None, max_examples=15)
+def test_each_row_costs_what_the_library_says_of_it_alone(llama, rows, budget):
+    from instruct_course import train
+    for (nats, n), row in zip(train.row_losses(llama, rows, pad_id=0, batch_tokens=budget), rows, strict=True):
+        labels = torch.tensor(row.labels[1:], dtype=torch.long)
+        with torch.no_grad():
+            logits = llama(input_ids=torch.tensor([row.ids])).logits[0, :-1]
+        assert n == (labels != -100).sum() and nats == pytest.approx(F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item(), rel=1e-7)       # transformers' norms are float32
+
+
+def test_the_head_may_score_in_parts(monkeypatch):
+    from instruct_course import loss
+    torch.manual_seed(0)
+    hidden, head, labels = torch.randn(9, 4), torch.nn.Linear(4, 30), torch.randint(30, (9,))
+    whole = loss.token_losses(hidden, head, labels)
+    monkeypatch.setattr(loss, "LOGITS", 60)
+    torch.testing.assert_close(loss.token_losses(hidden, head, labels), whole)
+    torch.testing.assert_close(whole, F.cross_entropy(head(hidden), labels, reduction="none"))
+    assert loss.token_losses(hidden[:0], head, labels[:0]).shape == (0,) and not whole.requires_grad
