@@ -154,12 +154,13 @@ def _judge(model, tokenizer, template, examples, c: TuneConfig, progress, what: 
 def _base_best(model, tokenizer, examples, pool, progress, longest: int) -> dict:
     """The base's scores with a plain and a few-shot prompt, up to the end of a line, and the name of the better one."""
     stops = [i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])] + [tokenizer.eos_token_id]
-    out = {}
+    room, out = (generate.context(model) or 1 << 30) - longest, {}
     for name in ("plain", "few-shot"):
         texts = [evaluate.base_prompts(ex, evaluate.pick_shots(ex, pool))[name] for ex in examples]
-        new = generate.complete(model, tokenizer, [templates.plain(tokenizer, t) for t in texts], stop_ids=stops, max_new_tokens=longest,
+        prompts = [templates.plain(tokenizer, t)[-room:] for t in texts]             # where they are too long, the first shots go
+        new = generate.complete(model, tokenizer, prompts, stop_ids=stops, max_new_tokens=longest,
                                 batch_size=64, progress=lambda n: progress(f"base: {name} prompt", n, len(texts)))
-        out[name] = evaluate.score([tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in new], examples)
+        out[name] = evaluate.score([c.text.strip() for c in new], examples)
     return {"best": max(out, key=lambda k: (out[k]["exact_match"], out[k]["rouge_l"])), **out}
 
 
