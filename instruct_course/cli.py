@@ -69,6 +69,32 @@ def tune(model: Annotated[str, option("nano, smollm2, smollm2-base, 7b, a folder
         raise typer.Exit(130)
 
 
+def _percent(scores) -> str:
+    """Exact match with its interval."""
+    if not scores:
+        return "–"
+    low, high = scores["interval"]["exact_match"]
+    return f"{100 * scores['exact_match']:.0f} % \\[{100 * low:.0f}–{100 * high:.0f}]"
+
+
+def _groups(table, *models):
+    """Rows of a table for each split, task and language: the first of `models` says which there are and stands last."""
+    for title, kind in (("split", "splits"), ("task", "tasks"), ("language", "langs")):
+        if models[0][kind]:
+            table.add_section()
+        for name, scores in models[0][kind].items():
+            table.add_row(f"{title} {name}", *(_percent(m[kind].get(name)) for m in models[1:]), _percent(scores), str(scores["n"]))
+
+
+def _said(changes: dict | None, what: str) -> str:
+    """A change in one sentence, with the word significant where it is and where it is not."""
+    if changes is None:
+        return ""
+    part = lambda name, unit, d: f"{name} {unit * d['mean']:+.3g} [{unit * d['low']:+.3g} to {unit * d['high']:+.3g}]" + ("" if d["significant"] else " (not significant)")
+    some = [part("exact match", 100, changes["exact_match"]) + " points"] + ([part("loss", 1, changes["loss"])] if changes["loss"] else [])
+    return f"{what}, on the same {changes['n']:,} rows: {', '.join(some)}."
+
+
 def _show(run):
     """The report as tables: scores by split and task, then answers side by side."""
     from rich.console import Console
@@ -77,23 +103,19 @@ def _show(run):
     if after is None:
         console.print("stopped before the tuned model was judged")
         return
-    percent = lambda scores: f"{100 * scores['exact_match']:.0f} %" if scores else "–"
     table = Table(title=f"{run.report['model']}: base and tuned, on rows that were held out", title_justify="left")
     for name in ("", "base", "tuned", "n"):
         table.add_column(name, justify="left" if not name else "right")
-    table.add_row("loss of the response (nats a token)", f"{before['loss']:.3f}", f"{after['loss']:.3f}", f"{after['tokens']:,} tokens")
-    table.add_row("exact match", percent(before), percent(after), str(after["n"]))
     best = before["best_prompt"]
-    table.add_row(f"  base with its best prompt ({best['best']})", percent(best[best["best"]]), "", str(best[best["best"]]["n"]))
+    table.add_row("loss of the response (nats a token)", f"{before['loss']:.3f}", f"{after['loss']:.3f}", f"{after['tokens']:,} tokens")
+    table.add_row("exact match", _percent(before), _percent(after), str(after["n"]))
+    table.add_row(f"  base with its best prompt ({best['best']})", _percent(best[best["best"]]), "", str(best[best["best"]]["n"]))
     table.add_row("ROUGE-L", f"{before['rouge_l']:.2f}", f"{after['rouge_l']:.2f}", str(after["n"]))
-    for title, kind in (("split", "splits"), ("task", "tasks"), ("language", "langs")):
-        if after[kind]:
-            table.add_section()
-        for name, scores in after[kind].items():
-            table.add_row(f"{title} {name}", percent(before[kind].get(name)), percent(scores), str(scores["n"]))
+    _groups(table, after, before)
     if run.report["majority_knowledge"] is not None:
         table.add_row("  knowledge, by the most frequent answer", f"{100 * run.report['majority_knowledge']:.0f} %", "", "")
     console.print(table)
+    console.print("In brackets: 95 % intervals. " + _said(run.report["changes"], "Tuned minus base"), highlight=False)
     answers = Table(title="A few answers", title_justify="left", show_lines=True)
     for name in ("instruction", "base", "tuned", "expected"):
         answers.add_column(name, max_width=44, overflow="fold")
@@ -104,6 +126,81 @@ def _show(run):
     console.print(answers)
     console.print(f"{run.report['seconds']['all']:.0f} seconds in all, {run.report['seconds']['training']:.0f} of them training.", highlight=False)
     console.print(f"Talk to it:  instruct-course chat --run {run.path}", highlight=False, soft_wrap=True)
+
+
+@app.command("eval")
+def evaluate(run: Annotated[str, option("a run directory that tune wrote")],
+             data: Annotated[Text, option("rows to judge by; default: those that the run was judged by")] = None,
+             base: Annotated[bool, option("judge the base model too, and compare", "--base")] = False,
+             against: Annotated[Text, option("another run directory to compare with")] = None,
+             training: Annotated[Text, option("the rows that it learnt from, to find copies of them among those it is judged by")] = None,
+             following: Annotated[Text, option("verifiable instructions as well: 'builtin' or a .jsonl file")] = None,
+             judge: Annotated[Text, option("address of an OpenAI-compatible judge that compares the answers, such as http://127.0.0.1:8000/v1")] = None,
+             judge_model: Annotated[Text, option("the judge's model")] = None,
+             judge_key_env: Annotated[str, option("the environment variable that holds the judge's key")] = "OPENAI_API_KEY",
+             limit: Annotated[Whole, option("judge by only so many rows, at even distances")] = None,
+             max_tokens: Annotated[Whole, option("tokens of an answer at most; default: a quarter more than the longest expected one")] = None,
+             batch_size: Annotated[int, option("answers made at a time")] = 64,
+             out: Annotated[Text, option("the folder to write; default: a new one in the run directory, under evaluations/")] = None,
+             skip_bad: Annotated[bool, option("go on without bad rows of --data; they are counted and named in the report", "--skip-bad")] = False,
+             allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
+             as_json: Annotated[bool, option("print evaluation.json and nothing else", "--json")] = False):
+    """Judge a tuned model on rows: scores with intervals, beside the base or another run."""
+    from instruct_course import report as reports
+    config = reports.EvalConfig(run=run, data=data, base=base, against=against, training=training, following=following, judge=judge, judge_model=judge_model,
+                                judge_key_env=judge_key_env, limit=limit, max_tokens=max_tokens, batch_size=batch_size, out=out, skip_bad=skip_bad, allow_mismatch=allow_mismatch)
+    try:
+        folder, report = reports.assess(config, quiet=as_json)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False, indent=1))
+    else:
+        _show_evaluation(report, folder)
+
+
+def _show_evaluation(report: dict, folder):
+    """evaluation.json as a table, and what there is to say about it."""
+    from rich.console import Console
+    from rich.table import Table
+    console, after, before, rival = Console(), report["after"], report["before"], report["against"]
+    table = Table(title=f"{report['run']} ({report['model']}): {report['data']['name']}", title_justify="left")
+    beside = ([("base", before)] if before else []) + ([(rival["run"], rival["scores"])] if rival else [])
+    for name in ("", *(n for n, _ in beside), report["run"], "n"):
+        table.add_column(name, justify="left" if not name else "right")
+    models = [*(m for _, m in beside), after]
+    row = lambda title, say, n: table.add_row(title, *map(say, models), n)
+    row("loss of the response (nats a token)", lambda m: f"{m['loss']:.3f} \\[{m['interval']['loss'][0]:.3f}–{m['interval']['loss'][1]:.3f}]", f"{after['tokens']:,} tokens")
+    row("perplexity", lambda m: f"{m['perplexity']:.4g}", "")
+    row("exact match", _percent, str(after["n"]))
+    row("  but for case and punctuation", lambda m: f"{100 * m['normalised_match']:.0f} %", "")
+    for name, key in (("ROUGE-L", "rouge_l"), ("chrF", "chrf"), ("BLEU", "bleu")):
+        row(name, lambda m: f"{m[key]:.2f}", "")
+    row("ended by itself", lambda m: "–" if m["stopped"] is None else f"{100 * m['stopped']:.0f} %", "")
+    row(f"length (expected: {after['length']['references']:.1f} words)", lambda m: f"{m['length']['answers']:.1f}", "")
+    row("repeated 4-grams; empty answers", lambda m: f"{100 * m['repetition']:.0f} %; {m['empty']}", "")
+    _groups(table, after, *(m for _, m in beside))
+    console.print(table)
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True)
+    say("In brackets: 95 % intervals." + (" Those of the tasks' differences in evaluation.json hold for all tasks together." if after["tasks"] and beside else ""))
+    for key, name in (("base", "the base"), ("against", rival and rival["run"])):
+        if report["changes"][key]:
+            say(_said(report["changes"][key], f"{report['run']} minus {name}"))
+    if best := report["best_prompt"]:
+        say(f"The base with its best prompt ({best['best']}): exact match {_percent(best[best['best']])} of {best[best['best']]['n']} rows.")
+    if copies := report["contamination"]:
+        say(f"Rows that stand among the training rows: {copies['exact']} exactly, {copies['near']} nearly."
+            + (f" Without them: exact match {100 * copies['without']['exact_match']:.1f} % of {copies['without']['n']}." if copies["without"] else ""))
+    else:
+        say("Not looked for: copies of training rows (name them with --training).")
+    if report["data"]["left_out"]:
+        say(f"Left out as bad: {len(report['data']['left_out'])} rows, first: row {report['data']['left_out'][0]['row']}, {report['data']['left_out'][0]['reason']}")
+    for name, scores in (report["following"] or {}).items():
+        low, high = scores["strict"]["interval"]["checks"]
+        say(f"Verifiable instructions, {name}: {100 * scores['strict']['checks']:.0f} % of the checks [{100 * low:.0f}–{100 * high:.0f}], "
+            f"{100 * scores['strict']['prompts']:.0f} % of the {scores['n']} prompts as a whole.")
+    say(f"Written to {folder}: evaluation.json, answers.jsonl, scores.png ({report['seconds']:.0f} seconds).")
 
 
 @app.command()

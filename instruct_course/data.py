@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'EXTRAS', 'MAX_CHARACTERS', 'KINDS', 'SUFFIXES', 'COLUMNS', 'ASSETS', 'BUILTIN', 'InputError', 'Example',
-           'parse', 'load', 'builtin', 'example', 'chinese_plots', 'split', 'fingerprint']
+           'parse', 'load', 'builtin', 'example', 'chinese_plots', 'split', 'fingerprint', 'save']
 
 # %% ../nbs/01_data.ipynb #example-class
 import csv
@@ -342,3 +342,17 @@ def fingerprint(rows: Iterable[dict]) -> str:
     for r in rows:
         digest.update(json.dumps([[r[c] for c in COLUMNS], r["context"]], ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+# %% ../nbs/01_data.ipynb #save
+def save(path: Path, examples: Iterable[Example]) -> None:
+    """Write `Example`s as .jsonl that `load` reads back as they were; whole or not at all."""
+    scratch = Path(path).with_name(f".{Path(path).name}.partial")
+    with scratch.open("w", encoding="utf-8") as f:
+        for ex in examples:
+            row = {k: v for k, v in asdict(ex).items() if v and k != "context"}
+            if ex.context:
+                turns = [("system", row.pop("system"))] if ex.system else []
+                turns += [*ex.context, ("user", row.pop("instruction")), ("assistant", row.pop("output"))]
+                row["messages"] = [{"role": r, "content": c} for r, c in turns]
+            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+    scratch.replace(path)

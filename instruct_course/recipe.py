@@ -10,7 +10,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, template as templates, train
+from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, report as reports, template as templates, train
 from instruct_course.data import InputError
 from instruct_course.progress import Progress, curves, samples
 from instruct_course.run import Run, Unfinished, fit_vocabulary, write_json
@@ -22,7 +22,7 @@ ANSWERS = 32  # held-out rows that a big model answers; the loss is over all of 
 LOOKED_AT = 128  # held-out rows of which the loss is taken in between
 DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
             "7b": {"epochs": 2.0, "lr": 2e-4, "alpha": 32.0, "batch_tokens": 4096, "template": "alpaca"},       # Dettmers et al. 2023, table 9
-            "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 2048, "template": "alpaca"}}
+            "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 512, "template": "alpaca"}}
 
 
 @dataclass(frozen=True)
@@ -134,36 +134,6 @@ def _rows(c: TuneConfig, rejects: Path):
     return rows, {"held out": held}, c.data
 
 
-def _sample(items: list, most: int | None) -> list:
-    """Every k-th of `items`, at most `most` of them."""
-    return items if not most or len(items) <= most else [items[i * len(items) // most] for i in range(most)]
-
-
-def _judge(model, tokenizer, template, examples, c: TuneConfig, progress, what: str, *, most: int | None, longest: int) -> tuple[dict, dict]:
-    """(scores as in report.json, {example: answer}): the loss over all examples, answers to at most `most` of them."""
-    encoded = [templates.encode(template, tokenizer, ex, max_length=c.max_length, truncate_response=True) for ex in examples]
-    progress.say(f"{what}: loss on {len(examples):,} held-out rows")
-    loss, tokens = train.heldout_loss(model, encoded, pad_id=templates.pad_id(tokenizer), batch_tokens=c.batch_tokens)
-    asked = _sample(examples, most)
-    said = generate.answer(model, tokenizer, template, asked, max_new_tokens=longest, batch_size=128 if longest <= 64 else 16,
-                           progress=lambda n: progress(f"{what}: answers", n, len(asked)))
-    scores = {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": tokens} | evaluate.score(said, asked)
-    return scores, dict(zip(asked, said))
-
-
-def _base_best(model, tokenizer, examples, pool, progress, longest: int) -> dict:
-    """The base's scores with a plain and a few-shot prompt, up to the end of a line, and the name of the better one."""
-    stops = [i for i in range(len(tokenizer)) if "\n" in tokenizer.decode([i])] + [tokenizer.eos_token_id]
-    room, out = (generate.context(model) or 1 << 30) - longest, {}
-    for name in ("plain", "few-shot"):
-        texts = [evaluate.base_prompts(ex, evaluate.pick_shots(ex, pool))[name] for ex in examples]
-        prompts = [templates.plain(tokenizer, t)[-room:] for t in texts]             # where they are too long, the first shots go
-        new = generate.complete(model, tokenizer, prompts, stop_ids=stops, max_new_tokens=longest,
-                                batch_size=64, progress=lambda n: progress(f"base: {name} prompt", n, len(texts)))
-        out[name] = evaluate.score([c.text.strip() for c in new], examples)
-    return {"best": max(out, key=lambda k: (out[k]["exact_match"], out[k]["rouge_l"])), **out}
-
-
 def _versions() -> dict:
     out = {"python": platform.python_version()}
     for name in ("instruct_course", "torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate"):
@@ -222,7 +192,7 @@ class _Look:
 
     def __init__(self, model, tokenizer, template, examples, c: TuneConfig, folder: Path, progress, writes: bool):
         self.model, self.tokenizer, self.template, self.c, self.folder, self.progress, self.writes = model, tokenizer, template, c, folder, progress, writes
-        self.examples = _sample(examples, LOOKED_AT)
+        self.examples = reports.spread(examples, LOOKED_AT)
         self.rows = [templates.encode(template, tokenizer, ex, max_length=c.max_length, truncate_response=True) for ex in self.examples]
         kept = checkpoint.newest(folder, say=progress.say) if folder.exists() else None
         self.best, self.step = (kept[2]["heldout_loss"], kept[0]) if kept else (math.inf, 0)
@@ -231,7 +201,7 @@ class _Look:
         """Add heldout_loss to `h`; True when the last better one is `patience` looks ago."""
         h["heldout_loss"], _ = train.heldout_loss(self.model, self.rows, pad_id=templates.pad_id(self.tokenizer), batch_tokens=self.c.batch_tokens)
         if self.writes:
-            asked = _sample(self.examples, 2)
+            asked = reports.spread(self.examples, 2)
             said = generate.answer(self.model, self.tokenizer, self.template, asked, max_new_tokens=32)
             self.progress.say(f"step {h['step']}: held-out loss {h['heldout_loss']:.3f}")
             samples([(ex.instruction, text) for ex, text in zip(asked, said)], self.progress.say)
@@ -268,15 +238,16 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
     examples = [data.example(r) for part in held.values() for r in part]
     pool = [data.example(r) for r in rows.select(range(min(len(rows), 4000)))]
     longest = 40 if small else 96
-    judge = lambda model, what, most: _judge(model, tokenizer, template, examples, c, progress, what, most=most, longest=longest)
+    judge = lambda model, what, most: reports.ask(model, tokenizer, template, examples, most=most, max_length=c.max_length, max_new_tokens=longest,
+                                                  batch_size=128 if small else 16, batch_tokens=max(c.batch_tokens, 2048), what=what, progress=progress)
     if rank == 0:
         kept = place.read("before.json") or {}
-        before, said_before = kept.get("scores"), {examples[i]: text for i, text in kept.get("answers", [])}
-        if not kept:
-            before, said_before = judge(base.model, "base", 300 if small else ANSWERS)
-            before["best_prompt"] = _base_best(base.model, tokenizer, _sample(list(said_before), 150 if small else 16), pool, progress, min(longest, 48))
-            number = {ex: i for i, ex in enumerate(examples)}
-            write_json(place.folder / "before.json", {"scores": before, "answers": [[number[ex], text] for ex, text in said_before.items()]})
+        if kept:
+            before, prompted = reports.Answers.parse(kept, examples), kept["best_prompt"]
+        else:
+            before = judge(base.model, "base", 300 if small else ANSWERS)
+            prompted = reports.best_prompt(base.model, tokenizer, reports.spread(before.asked, 150 if small else 16), pool, max_new_tokens=min(longest, 48), progress=progress)
+            write_json(place.folder / "before.json", before.facts() | {"best_prompt": prompted})
     model = lora.attach(base.model, rank=c.rank, alpha=c.alpha, dropout=c.dropout, token_ids=token_ids, seed=c.seed)
     dev = [data.example(r) for r in data.builtin("dev")] if c.data is None else examples      # what is chosen by it is no test any more
     look = _Look(model, tokenizer, template, dev, c, place.folder / "best", progress, rank == 0) if c.eval_every else None
@@ -312,13 +283,20 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
         f.writelines(json.dumps({"version": 1, **h}) + "\n" for h in history)
     curves(history, folder / "curves.png")
     try:
-        after, said = judge(model, "tuned", None if small and not stopped else ANSWERS)
+        after = judge(model, "tuned", None if small and not stopped else ANSWERS)
     except KeyboardInterrupt:
-        after, said, stopped = None, {}, True
-    pairs = [(ex, said_before[ex], said[ex]) for ex in said_before if ex in said]
-    report = {"version": 1, "model": c.model, "template": template.name, "stopped": stopped, "before": before, "after": after,
+        after, stopped = None, True
+    copies = evaluate.contamination((data.example(r) for r in rows), examples)
+    if exact := sum(o.kind == "exact" for o in copies):
+        progress.say(f"warning: {exact} of the {len(examples):,} held-out rows stand in the training rows too, first: {copies[0]}")
+    said = dict(zip(after.asked, after.texts)) if after else {}
+    pairs = [(ex, text, said[ex]) for ex, text in zip(before.asked, before.texts) if ex in said]
+    if c.data is not None:
+        data.save(folder / "heldout.jsonl", examples)
+    report = {"version": 1, "model": c.model, "template": template.name, "stopped": stopped, "before": before.scores() | {"best_prompt": prompted},
+              "after": after and after.scores(), "changes": after and reports.changes(before, after), "contamination": reports.copied(copies, examples, after),
               "majority_knowledge": evaluate.majority([data.example(r) for r in held["knowledge"]]) if "knowledge" in held else None,
-              "samples": [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in _sample(pairs, 8)],
+              "samples": [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in reports.spread(pairs, 8)],
               "steps": len(history), "best_step": best, "train_rows": len(encoded), "dropped_input_tokens": sum(e.dropped for e in encoded),
               "seconds": {"training": history[-1]["seconds"], "all": time.perf_counter() - started}}
     write_json(folder / "report.json", report)

@@ -21,6 +21,15 @@ class Run:
     allow_mismatch: bool = False
     _loaded: dict = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def made(self) -> dict:
+        """run.json: how it was made. Errors: InputError."""
+        return _made(self.path)
+
+    def release(self):
+        """Give the model's memory back; the next question loads it again."""
+        self._loaded.clear()
+
     def ready(self):
         """(model, tokenizer, template), loaded on the first call."""
         if not self._loaded:
@@ -50,13 +59,20 @@ def fit_vocabulary(model, tokenizer):
         model.requires_grad_(False)
 
 
-def _load(path: Path, allow_mismatch: bool = False) -> dict:
-    """{'model', 'tokenizer', 'template'} of a run directory. Errors: InputError, also when the base or the template is another one."""
+def _made(path: Path) -> dict:
+    """The run.json of a run directory. Errors: InputError."""
     try:
         made = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        name, quantization = made["base"]["name"], made["base"]["quantization"]
+        made["base"]["name"], made["base"]["quantization"], made["config"]["data"], made["config"]["max_length"]
     except (OSError, KeyError, TypeError, json.JSONDecodeError):
         raise InputError(f"--run {path}: this is no run directory (its run.json cannot be read); name one that tune wrote") from None
+    return made
+
+
+def _load(path: Path, allow_mismatch: bool = False) -> dict:
+    """{'model', 'tokenizer', 'template'} of a run directory. Errors: InputError, also when the base or the template is another one."""
+    made = _made(path)
+    name, quantization = made["base"]["name"], made["base"]["quantization"]
     template = templates.read(path / "template.json")
     if not (path / "adapter" / "adapter_model.safetensors").exists():
         raise InputError(f"--run {path}: its adapter/ is missing; name a complete run directory")

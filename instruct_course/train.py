@@ -243,15 +243,19 @@ def _check(history: list[dict], loss: float, norm: torch.Tensor, scaled: bool, c
 
 # %% ../nbs/08_train.ipynb #heldout
 @torch.no_grad()
-def row_losses(model, rows: Sequence[Encoded], *, pad_id: int, batch_tokens: int = 4096) -> list[tuple[float, int]]:
-    """(summed nats, number) of the supervised tokens of each row; the same for any batch size. The model's mode stays."""
-    was_training, out, engine = model.training, [(0.0, 0)] * len(rows), Engine(model) if takes(model) else None
+def row_losses(model, rows: Sequence[Encoded], *, pad_id: int, batch_tokens: int = 4096,
+               progress: Callable[[int], None] | None = None) -> list[tuple[float, int]]:
+    """(summed nats, number) of the supervised tokens of each row; the same for any batch size. The model's mode stays. progress: gets the rows done."""
+    was_training, done, out, engine = model.training, 0, [(0.0, 0)] * len(rows), Engine(model) if takes(model) else None
     model.eval()
     for chosen in batches([len(r.ids) for r in rows], batch_tokens, family=families(rows)):
         some = [rows[i] for i in chosen]
         each = batch_loss(model, arrange(model, some, pad_id), engine=engine, loss=token_losses).double()
         for i, part in zip(chosen, each.split([sum(l != IGNORE_INDEX for l in r.labels[1:]) for r in some])):
             out[i] = (part.sum().item(), len(part))
+        done += len(some)
+        if progress:
+            progress(done)
     model.train(was_training)
     return out
 

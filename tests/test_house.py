@@ -89,7 +89,7 @@ def test_chapters_are_clean(copied):
 
 
 def test_modules_are_what_the_notebooks_export(copied):
-    by_hand = {"__init__.py", "_modidx.py", "cli.py", "recipe.py", "run.py", "progress.py", "track.py", "checkpoint.py", "doctor.py", "verify.py"}
+    by_hand = {"__init__.py", "_modidx.py", "cli.py", "recipe.py", "run.py", "progress.py", "track.py", "checkpoint.py", "doctor.py", "verify.py", "harness.py"}
     modules = lambda: {p.name: p.read_text(encoding="utf-8") for p in (copied / "instruct_course").glob("*.py") if p.name not in by_hand}
     kept = modules()
     for name in kept:
@@ -105,7 +105,7 @@ def test_settings_are_the_single_source():
 
 
 def test_imports_point_one_way():
-    order = ["verify", "data", "template", "loss", "attention", "quantize", "lora", "model", "batch", "engine", "checkpoint", "train", "generate", "evaluate", "progress", "track", "run", "recipe", "doctor", "cli"]
+    order = ["verify", "data", "template", "loss", "attention", "quantize", "lora", "model", "batch", "engine", "checkpoint", "train", "generate", "evaluate", "following", "judge", "harness", "progress", "track", "run", "report", "recipe", "doctor", "cli"]
     for i, name in enumerate(order):
         source = (ROOT / "instruct_course" / f"{name}.py").read_text(encoding="utf-8")
         used = set(re.findall(r"(?:from instruct_course\.|from \.)(\w+) import", source))

@@ -12,7 +12,7 @@ import instruct_course
 from instruct_course import cli, recipe
 from instruct_course.data import ASSETS, InputError, builtin
 
-FILES = {"adapter", "template.json", "run.json", "metrics.jsonl", "curves.png", "report.json"}
+FILES = {"adapter", "template.json", "run.json", "metrics.jsonl", "curves.png", "report.json", "heldout.jsonl"}
 
 
 def schema(name):
