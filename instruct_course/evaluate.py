@@ -30,7 +30,7 @@ def exact_match(prediction: str, reference: str) -> bool:
     return normalise(prediction) == normalise(reference)
 
 # %% ../nbs/10_evaluate.ipynb #normalised
-CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"        # with Japanese kana: scripts that are written without spaces
+CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"        # and Japanese kana: written without spaces too
 
 
 def _squad(text: str) -> str:
@@ -44,7 +44,7 @@ def _squad(text: str) -> str:
 def normalised_match(prediction: str, reference: str) -> bool:
     """Whether both are the same but for case, punctuation, articles and full width, as SQuAD compares answers (Rajpurkar et al. 2016).
 
-    Where nothing is left of the reference (an answer "A", an emoji), both must match exactly.
+    Where nothing is left of the reference (an answer "A", a lone sign), both must match exactly.
     """
     wanted = _squad(reference)
     return _squad(prediction) == wanted if wanted else exact_match(prediction, reference)
@@ -59,7 +59,7 @@ def units(text: str) -> list[str]:
 
 
 def _lcs(a: Sequence, b: Sequence) -> int:
-    """The length of the longest common subsequence: one row of its table as the bits of one number (Hyyrö 2004)."""
+    """The length of the longest common subsequence, Eq. 10.3: a row of its table as the bits of one number (Hyyrö 2004)."""
     where, full = defaultdict(int), (1 << len(a)) - 1
     for i, x in enumerate(a):
         where[x] |= 1 << i
@@ -76,23 +76,26 @@ def rouge_l(prediction: str, reference: str) -> float:
     return 2 * _lcs(a, b) / (len(a) + len(b)) if a and b else float(not a and not b and exact_match(prediction, reference))
 
 # %% ../nbs/10_evaluate.ipynb #library-metrics
+_CHRF = CHRF()
+
+
 def chrf(prediction: str, reference: str) -> float:
-    """chrF in [0, 1] by sacrebleu, characters up to 6 in a row without spaces; Eq. 10.7, Popović 2015."""
+    """chrF in [0, 1] by sacrebleu, of up to 6 characters in a row without spaces; Eq. 10.7, Popović 2015."""
     if not prediction.split() or not reference.split():
         return float(prediction.split() == reference.split())
-    return min(1.0, CHRF().sentence_score(prediction, [reference]).score / 100)
+    return min(1.0, _CHRF.sentence_score(prediction, [reference]).score / 100)
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str], lang: str | None = None) -> float:
     """BLEU of a whole corpus in [0, 1] by sacrebleu; Eqs. 10.5 and 10.6, Papineni et al. 2002.
 
-    lang: "zh" splits Chinese into characters; None: so it is done where a reference holds a Chinese character. n-grams longer than any answer are left out.
+    lang: "zh" splits Chinese into characters; None: so it is done where a reference holds a Chinese character. Lengths of n-grams that no answer has are left out.
     """
     chinese = lang == "zh" or lang is None and any(re.search(f"[{CHINESE}]", r) for r in references)
     metric = BLEU(tokenize="zh" if chinese else "13a", effective_order=True, force=True)
     return min(1.0, metric.corpus_score(list(predictions), [list(references)]).score / 100)
 
-
+# %% ../nbs/10_evaluate.ipynb #repetition
 def repetition(text: str, n: int = 4) -> float:
     """The share of n-grams of `units` that occurred before in the text: 0 where nothing repeats, near 1 in a loop."""
     u = units(text)
@@ -102,48 +105,55 @@ def repetition(text: str, n: int = 4) -> float:
 # %% ../nbs/10_evaluate.ipynb #interval
 def _rows(values, weights) -> tuple[np.ndarray, np.ndarray]:
     """Values and weights (n,) float64. Errors: InputError that names the row."""
-    v = np.asarray(values, dtype=np.float64)
-    w = np.ones(len(v)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if v.ndim != 1 or len(v) == 0 or v.shape != w.shape:
-        raise InputError(f"an interval needs one value and one weight for each of at least one row; here are {v.size} values and {w.size} weights")
-    for i, (x, y) in enumerate(zip(v, w)):
-        if not math.isfinite(x) or not math.isfinite(y) or y < 0:
-            raise InputError(f"row {i}: the value {x} with weight {y} has no place in a mean; values must be finite and weights at least 0")
+    v = np.array(list(values), dtype=np.float64)
+    w = np.ones(len(v)) if weights is None else np.array(list(weights), dtype=np.float64)
+    if len(v) == 0 or v.shape != w.shape:
+        raise InputError(f"an interval needs at least one row, and one weight for each; here are {len(v):,} values and {len(w):,} weights")
+    bad = ~(np.isfinite(v) & np.isfinite(w) & (w >= 0))
+    if bad.any():
+        i = int(bad.argmax())
+        raise InputError(f"row {i}: the value {v[i]} with weight {w[i]} has no place in a mean; values must be finite and weights at least 0")
     if not w.sum() > 0:
         raise InputError("all weights are 0, so there is no mean; give at least one row a weight")
     return v, w
 
 
+def _z(level: float) -> float:
+    if not 0 < level < 1:
+        raise InputError(f"level {level}: it must be between 0 and 1, such as 0.95")
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
 def _bootstrap(v: np.ndarray, w: np.ndarray, level: float, samples: int, seed: int) -> tuple[float, float]:
-    """The percentile interval of the weighted mean over rows drawn again; Eq. 10.9. The order of rows does not matter."""
+    """The percentile interval of the weighted mean over rows drawn again, Eq. 10.9; the order of rows does not matter."""
     order, rng, means = np.lexsort((w, v)), np.random.default_rng(seed), []
-    v, w = v[order], w[order]
-    step = max(1, (1 << 20) // len(v))
+    plain, vw, w = bool((w == 1).all()), (v * w)[order], w[order]
+    step = max(1, (1 << 20) // len(v))                                                          # draws in memory at a time
     for at in range(0, samples, step):
-        drawn = rng.integers(0, len(v), (min(step, samples - at), len(v)))                     # (s, n)
-        total = w[drawn].sum(1)
-        means.append(((v * w)[drawn].sum(1) / np.where(total > 0, total, np.nan)))
-    low, high = np.nanpercentile(np.concatenate(means), [50 * (1 - level), 50 * (1 + level)])
+        drawn = rng.integers(0, len(v), (min(step, samples - at), len(v)))                      # (s, n)
+        total = len(v) if plain else w[drawn].sum(1)
+        means.append(vw[drawn].sum(1) / np.where(total, total, np.nan))
+    low, high = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def interval(values, weights=None, *, level: float = .95, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """(low, high) of the mean of `values` (n,), weighted by `weights` (n,).
+    """(low, high) of the mean of `values` (n,), weighted by `weights` (n,) where given.
 
-    Right or wrong (values of only 0 and 1, no weights): Wilson's interval, Eq. 10.10. Otherwise the percentile bootstrap over rows, Eq. 10.9.
-    Errors: InputError for no rows or values that are not finite.
+    Without weights: values of only 0 and 1, or all alike between them, get Wilson's interval, Eq. 10.10. Otherwise the percentile bootstrap over rows, Eq. 10.9,
+    which is too narrow below about 50 rows. Errors: InputError for no rows, or values that are not finite.
     """
-    v, w = _rows(values, weights)
-    if weights is None and ((v == 0) | (v == 1)).all():
-        n, p, z = len(v), v.mean(), NormalDist().inv_cdf((1 + level) / 2)
-        middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = max(0.0, middle - half), min(1.0, middle + half)
+    (v, w), z = _rows(values, weights), _z(level)
+    if weights is None and (((v == 0) | (v == 1)).all() or (v == v[0]).all() and 0 <= v[0] <= 1):
+        n, p = len(v), v.mean()
+        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        low, high = max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
     else:
         low, high = _bootstrap(v, w, level, samples, seed)
     mean = float((v * w).sum() / w.sum())
-    return float(min(low, mean)), float(max(high, mean))
+    return float(min(low, mean)), float(max(high, mean))                                        # a last digit must not leave the mean outside
 
-
+# %% ../nbs/10_evaluate.ipynb #difference
 @dataclass(frozen=True)
 class Difference:
     """The mean of b - a over the same n rows, with its interval."""
@@ -164,16 +174,16 @@ class Difference:
 def difference(a, b, weights=None, *, level: float = .95, samples: int = 2000, seed: int = 0) -> Difference:
     """b - a over the same rows (n,), paired; Eq. 10.11.
 
-    Right or wrong without weights: the normal interval with one win and one loss added, Eq. 10.12 (Bonett and Price 2012). Otherwise the paired bootstrap.
-    Errors: InputError for other numbers of rows.
+    Values of only 0 and 1 without weights: one win and one loss are added, then the normal interval, Eq. 10.12 (Bonett and Price 2012). Otherwise the bootstrap
+    over rows. Errors: InputError for different numbers of rows, or values that are not finite.
     """
-    if len(a) != len(b):
-        raise InputError(f"{len(a):,} values against {len(b):,}: a paired difference needs the same rows on both sides")
-    (x, w), (y, _) = _rows(a, weights), _rows(b, weights)
+    (x, w), (y, _), z = _rows(a, weights), _rows(b, weights), _z(level)
+    if len(x) != len(y):
+        raise InputError(f"{len(x):,} values against {len(y):,}: a paired difference needs the same rows on both sides")
     d, mean = y - x, float(((y - x) * w).sum() / w.sum())
-    if weights is None and (np.isin(x, (0, 1)) & np.isin(y, (0, 1))).all():
+    if weights is None and (((x == 0) | (x == 1)) & ((y == 0) | (y == 1))).all():
         more = np.concatenate([d, [1.0, -1.0]])
-        half = NormalDist().inv_cdf((1 + level) / 2) * more.std() / math.sqrt(len(more))
+        half = z * more.std() / math.sqrt(len(more))
         low, high = max(-1.0, float(more.mean() - half)), min(1.0, float(more.mean() + half))
     else:
         low, high = _bootstrap(d, w, level, samples, seed)
@@ -191,14 +201,13 @@ def _losses(losses, n: int) -> tuple[dict, list[float]]:
     if len(losses) != n:
         raise InputError(f"{len(losses):,} losses for {n:,} rows: give (summed nats, tokens) of each row's response, in the order of the rows")
     for i, (nats, tokens) in enumerate(losses):
-        if not math.isfinite(nats) or tokens < 0 or nats < 0:
-            raise InputError(f"row {i}: a loss of {nats} nats over {tokens} tokens is none; look at the model and at this row")
+        if not 0 <= nats < math.inf or tokens < 0:
+            raise InputError(f"row {i}: {nats} nats over {tokens} tokens is no loss; look at the model and at this row")
     nats, tokens = (np.array(x, dtype=np.float64) for x in zip(*losses))
     if not tokens.sum():
         raise InputError("no row has a token of response, so there is no loss; look at how the rows were encoded")
     loss = float(nats.sum() / tokens.sum())
-    low, high = interval(nats / np.maximum(tokens, 1), tokens)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(tokens.sum())}, [low, high]
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(tokens.sum())}, list(interval(nats / np.maximum(tokens, 1), tokens))
 
 
 def score(predictions: Sequence[str], rows: Sequence[Example], *, reasons: Sequence[str] | None = None,
@@ -206,9 +215,9 @@ def score(predictions: Sequence[str], rows: Sequence[Example], *, reasons: Seque
     """The scores of answers to `Example`s, as in report.json.
 
     {exact_match, normalised_match, rouge_l, chrf, bleu in [0, 1], n, interval of each but BLEU, empty: answers without text, length: mean units of answers
-    and of references, repetition, stopped: share that ended by itself (`reasons` of `Completion`s, else None), tasks, langs, splits: the same of parts};
+    and of references, repetition, stopped: share that ended by itself (`reasons` of `Completion`s, else None), tasks, langs, splits: the first of parts};
     with `losses` (summed nats and tokens of each row's response) also loss, perplexity, tokens.
-    Errors: InputError that says which row has no prediction, or no rows at all.
+    Errors: InputError that says which row has no prediction, or that there are no rows.
     """
     rows, texts = list(rows), list(predictions)
     if not rows:
@@ -222,17 +231,19 @@ def score(predictions: Sequence[str], rows: Sequence[Example], *, reasons: Seque
         raise InputError(f"{len(reasons):,} reasons for {len(rows):,} rows; give one a row, in the same order")
     measures = {name: np.array([f(p, ex.output) for p, ex in zip(texts, rows)], dtype=np.float64)
                 for name, f in (("exact_match", exact_match), ("normalised_match", normalised_match), ("rouge_l", rouge_l), ("chrf", chrf))}
-    out = _summary(measures, np.arange(len(rows)), tuple(measures))
-    out |= {"bleu": bleu(texts, [ex.output for ex in rows]), "empty": sum(not t.strip() for t in texts),
-            "length": {"answers": float(np.mean([len(units(t)) for t in texts])), "references": float(np.mean([len(units(ex.output)) for ex in rows]))},
-            "repetition": float(np.mean([repetition(t) for t in texts])),
-            "stopped": None if reasons is None else float(np.mean([r != "length" for r in reasons]))}
+    mean = lambda values: float(np.mean(list(values)))
+    out = _summary(measures, np.arange(len(rows)), tuple(measures)) | {
+        "bleu": bleu(texts, [ex.output for ex in rows]), "empty": sum(not t.strip() for t in texts), "repetition": mean(map(repetition, texts)),
+        "length": {"answers": mean(len(units(t)) for t in texts), "references": mean(len(units(ex.output)) for ex in rows)},
+        "stopped": None if reasons is None else mean(r != "length" for r in reasons)}
     if losses is not None:
         scores, out["interval"]["loss"] = _losses(losses, len(rows))
         out |= scores
     for kind, field in (("tasks", "task"), ("langs", "lang"), ("splits", "split")):
-        names = [getattr(ex, field) for ex in rows]
-        out[kind] = {name: _summary(measures, np.array([i for i, x in enumerate(names) if x == name]), ("exact_match", "rouge_l")) for name in sorted({*names} - {""})}
+        parts = defaultdict(list)
+        for i, ex in enumerate(rows):
+            parts[getattr(ex, field)].append(i)
+        out[kind] = {name: _summary(measures, np.array(at), ("exact_match", "rouge_l")) for name, at in sorted(parts.items()) if name}
     return out
 
 
@@ -245,12 +256,12 @@ def majority(rows) -> float:
     return right / max(1, sum(map(len, outputs.values())))
 
 # %% ../nbs/10_evaluate.ipynb #contamination
-GRAM = 5        # units in a row
+GRAM = 3        # units in a row
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Row `row` of the evaluation occurs in row `train_row` of the training rows (both counted from 0): kind "exact" or "near", share of its n-grams."""
+    """Row `row` of the evaluation is in training row `train_row` (both counted from 0). kind: "exact" or "near"; share: of its n-grams."""
     train_row: int
     row: int
     kind: str
@@ -271,18 +282,20 @@ def _grams(text: str, n: int = GRAM) -> set[tuple[str, ...]]:
 
 
 def contamination(training: Iterable[Example], rows: Iterable[Example], *, near: float = .8) -> list[Overlap]:
-    """The evaluation rows that occur among the training rows, each with the training row that is most like it; Eq. 10.15.
+    """The evaluation rows that occur among the training rows, each with the training row that holds most of it; Eq. 10.15.
 
     Exactly: the same instruction, input and output after `normalise`; nearly: at least `near` of the row's n-grams of `units` are in one training row.
-    An inverted index of the evaluation rows is kept; training rows pass by one at a time.
+    An inverted index of the evaluation rows is kept; training rows pass by one at a time. Errors: InputError for a `near` that is no share.
     """
+    if not 0 < near <= 1:
+        raise InputError(f"near {near}: it is the share of a row's n-grams that must be found, above 0 and at most 1")
     rows = list(rows)
     same, index, size = defaultdict(list), defaultdict(list), np.ones(len(rows))
     for i, ex in enumerate(rows):
         same[normalise(_whole(ex))].append(i)
-        grams = _grams(_whole(ex))
-        size[i] = max(1, len(grams))
-        for g in grams:
+        parts = _grams(_whole(ex))
+        size[i] = max(1, len(parts))
+        for g in parts:
             index[g].append(i)
     index = {g: np.array(at) for g, at in index.items()}
     exact, best, found = {}, np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
