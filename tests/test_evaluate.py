@@ -67,15 +67,22 @@ def test_sacrebleu_is_what_is_called():
         assert chrf(x, y) == pytest.approx(CHRF().sentence_score(x, [y]).score / 100, abs=1e-12)
 
 
-def test_normalised_match_is_squads_on_english():
-    squad = pytest.importorskip("transformers.data.metrics.squad_metrics")
-    seen = set()
+def test_normalised_match_is_squads_in_english_and_chinese():
+    """Against the scripts of SQuAD and of MLQA, its form for many languages, as lm-eval holds them."""
+    squad = pytest.importorskip("lm_eval.tasks.super_glue.record.t5_utils").normalize_squad
+    many = pytest.importorskip("lm_eval.tasks.mlqa.utils")
+    seen, draw = set(), random.Random(0)
     for text in sentences(150, size=(1, 5)):
         for said in (text.upper() + "!", "The " + text, text.replace("a", "b"), f'"{text}"', text + " x"):
-            if squad.normalize_answer(text):                       # where nothing is left, ours is stricter on purpose
+            if squad(text).strip():                                 # where nothing is left, ours is stricter on purpose
                 seen.add(normalised_match(said, text))
-                assert normalised_match(said, text) == bool(squad.compute_exact(text, said))
-    assert seen == {True, False}
+                assert normalised_match(said, text) == (squad(said) == squad(text)) == many.exact_match_score(said, text, "en")
+    for _ in range(150):
+        text = "".join(draw.choices(SIGNS, k=draw.randint(1, 8)))
+        for said in (text + "。", f"《{text}》", "，".join(text), " ".join(text), text + "不", text[::-1]):
+            seen.add(("zh", normalised_match(said, text)))
+            assert normalised_match(said, text) == many.exact_match_score(said, text, "zh")
+    assert seen == {True, False, ("zh", True), ("zh", False)}
 
 
 def test_interval_is_scipys():
