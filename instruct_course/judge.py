@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SYSTEM', 'PARTS', 'VERDICT', 'MOST_BYTES', 'LONGEST_WAIT', 'GIVE_UP', 'Ask', 'messages', 'verdict', 'outcome',
-           'sign_test', 'Judge', 'compare', 'told', 'bradley_terry', 'kappa']
+           'sign_test', 'bradley_terry', 'kappa', 'Judge', 'compare', 'told']
 
 # %% ../nbs/10_judge.ipynb #asks
 import http.client
@@ -77,9 +77,42 @@ def outcome(ab: str, ba: str) -> str:
 
 # %% ../nbs/10_judge.ipynb #sign-test
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided probability of a result at least as uneven, were both equally good; Eq. 10.32. Ties are left out."""
+    """Two-sided probability of a result at least as uneven, were both equally good; Eq. 10.35. Ties are left out."""
     n = wins + losses
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2 ** n)
+
+# %% ../nbs/10_judge.ipynb #bt
+def bradley_terry(wins: list[list[float]], *, steps: int = 10_000, tol: float = 1e-13) -> list[float]:
+    """Strengths s of k models (mean 0, log-odds) from wins[i][j], how often i beat j, a tie as half; Eqs. 10.33 and 10.34.
+
+    Errors: InputError when the results do not tie all models together (one that never lost to the others has no finite strength).
+    """
+    k = len(wins)
+    reach = [[i == j or wins[i][j] > 0 for j in range(k)] for i in range(k)]
+    for m in range(k):
+        reach = [[reach[i][j] or reach[i][m] and reach[m][j] for j in range(k)] for i in range(k)]
+    if not all(map(all, reach)):
+        raise InputError("Bradley-Terry: some models never lost, or never won, against the others, so their strength has no bound; compare more pairs")
+    p = [1.0] * k
+    for _ in range(steps):
+        new = [sum(wins[i]) / sum((wins[i][j] + wins[j][i]) / (p[i] + p[j]) for j in range(k) if j != i) for i in range(k)]
+        scale = math.exp(sum(map(math.log, new)) / k)
+        new = [x / scale for x in new]
+        done, p = max(abs(math.log(x / y)) for x, y in zip(new, p)) < tol, new
+        if done:
+            break
+    return [math.log(x) for x in p]
+
+# %% ../nbs/10_judge.ipynb #kappa
+def kappa(a: list, b: list) -> float:
+    """Cohen's kappa of two lists of labels; Eq. 10.36. Errors: InputError when both say one and the same thing always, or lengths differ."""
+    if len(a) != len(b) or not a:
+        raise InputError(f"kappa: {len(a)} and {len(b)} labels; give two lists of one length, not empty")
+    agree, one, two = sum(x == y for x, y in zip(a, b)) / len(a), Counter(a), Counter(b)
+    chance = sum(one[x] * two[x] for x in one) / len(a) ** 2
+    if chance == 1:
+        raise InputError("kappa: both lists hold one and the same label only, so there is nothing to agree about")
+    return (agree - chance) / (1 - chance)
 
 # %% ../nbs/10_judge.ipynb #judge-class
 MOST_BYTES = 1 << 20       # of a reply; a longer one is no verdict
@@ -278,36 +311,3 @@ def told(result: dict, a: str = "a", b: str = "b") -> str:
                f"({result['wins']['b']} won, {result['wins']['tie']} tied, {result['wins']['a']} lost), {'' if result['significant'] else 'not '}significant (sign test, p = {result['p_value']:.2g})")
     lost = [f"{result[k]} {k}" for k in ("unreadable", "failed") if result[k]]
     return out + (f"; not judged: {', '.join(lost)}" if lost else "")
-
-# %% ../nbs/10_judge.ipynb #bt
-def bradley_terry(wins: list[list[float]], *, steps: int = 10_000, tol: float = 1e-13) -> list[float]:
-    """Strengths s of k models (mean 0, log-odds) from wins[i][j], how often i beat j, a tie as half; Eqs. 10.34 and 10.35.
-
-    Errors: InputError when the results do not tie all models together (one that never lost to the others has no finite strength).
-    """
-    k = len(wins)
-    reach = [[i == j or wins[i][j] > 0 for j in range(k)] for i in range(k)]
-    for m in range(k):
-        reach = [[reach[i][j] or reach[i][m] and reach[m][j] for j in range(k)] for i in range(k)]
-    if not all(map(all, reach)):
-        raise InputError("Bradley-Terry: some models never lost, or never won, against the others, so their strength has no bound; compare more pairs")
-    p = [1.0] * k
-    for _ in range(steps):
-        new = [sum(wins[i]) / sum((wins[i][j] + wins[j][i]) / (p[i] + p[j]) for j in range(k) if j != i) for i in range(k)]
-        scale = math.exp(sum(map(math.log, new)) / k)
-        new = [x / scale for x in new]
-        done, p = max(abs(math.log(x / y)) for x, y in zip(new, p)) < tol, new
-        if done:
-            break
-    return [math.log(x) for x in p]
-
-# %% ../nbs/10_judge.ipynb #kappa
-def kappa(a: list, b: list) -> float:
-    """Cohen's kappa of two lists of labels; Eq. 10.36. Errors: InputError when both say one and the same thing always, or lengths differ."""
-    if len(a) != len(b) or not a:
-        raise InputError(f"kappa: {len(a)} and {len(b)} labels; give two lists of one length, not empty")
-    agree, one, two = sum(x == y for x, y in zip(a, b)) / len(a), Counter(a), Counter(b)
-    chance = sum(one[x] * two[x] for x in one) / len(a) ** 2
-    if chance == 1:
-        raise InputError("kappa: both lists hold one and the same label only, so there is nothing to agree about")
-    return (agree - chance) / (1 - chance)

@@ -158,6 +158,14 @@ def test_a_judge_with_a_length_bias_is_unmasked():
     assert r["position"]["first"] == .5 and r["position"]["disagree"] == 0 and "not significant" not in told(r)
 
 
+def test_twelve_to_five_is_not_significant():
+    asks = [Ask(f"q{i}", "", "bad and long", "good") for i in range(12)] + [Ask(f"r{i}", "", "good and long", "bad") for i in range(5)]
+    with fake(lambda body, _: says("verdict: " + ("1" if shown(body)[0].startswith("good") else "2"))) as (url, seen):
+        r = checked(judge(url)(asks))
+    assert (r["wins"]["b"], r["wins"]["a"], r["win_rate"]) == (12, 5, 12 / 17) and r["p_value"] == pytest.approx(.1435, abs=1e-4) and not r["significant"]
+    assert r["length"]["longer_wins"] == 5 / 17 and r["length"]["a"] == 3 and r["length"]["b"] == 1
+
+
 @pytest.mark.parametrize("said, found", [
     ("verdict: 1", "first"), ("Good.\n\nVerdict: 2.\n", "second"), ("**Verdict: tie**", "tie"), ("理由。\n结论：1", "first"), ("结论: 平。", "tie"), ("verdict： 2", "second"),
     ("verdict: 1\nverdict: 1", "first"), ("**verdict:** 2", "second"),
