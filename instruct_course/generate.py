@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Sampling', 'Completion', 'warp', 'choose', 'context', 'complete', 'answer', 'stream']
 
-# %% ../nbs/09_generate.ipynb #complete
+# %% ../nbs/09_generate.ipynb #sampling
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ class Completion:
     text: str
     reason: str
 
-
+# %% ../nbs/09_generate.ipynb #warp-choose
 def warp(scores: torch.Tensor, sampling: Sampling, seen: torch.Tensor | None = None) -> torch.Tensor:
     """The scores (B, V) after the rules of `sampling`, -inf where a token is out; in transformers' order.
 
@@ -100,7 +100,7 @@ def _draws(prompts, sampling: Sampling, n: int) -> torch.Tensor:
             times[tuple(ids)] += 1
     return torch.from_numpy(out)
 
-
+# %% ../nbs/09_generate.ipynb #steps
 @contextmanager
 def _evaluating(model):
     """The model in eval mode, and afterwards as it was."""
@@ -136,7 +136,7 @@ def _steps(model, prompts, *, pad: int, sampling: Sampling, draws: torch.Tensor,
             tokens, mask, place, draws, seen = tokens[at], mask[at], place[at], draws[at], None if seen is None else seen[at]
         feed, place, mask = tokens[:, None], place[:, -1:] + 1, torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
 
-
+# %% ../nbs/09_generate.ipynb #reader
 class _Reader:
     """Ids in, text out that later ids cannot change: no half character, nothing of a stop string."""
 
@@ -189,7 +189,7 @@ def _text(tokenizer, ids: list[int], stop: Sequence[str] = ()) -> tuple[str, boo
             break
     return "".join(pieces) + reader.rest(), reader.stopped
 
-
+# %% ../nbs/09_generate.ipynb #complete-rows
 def context(model) -> int | None:
     """The tokens that the model can hold, prompt and answer together; None where its configuration does not say."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -270,7 +270,7 @@ def answer(model, tokenizer, template: Template, examples, **options) -> list[st
     prompts = [prompt(template, tokenizer, ex, max_length=room) for ex in examples]
     return [c.text.strip() for c in complete(model, tokenizer, prompts, stop_ids=_stops(template, tokenizer), **options)]
 
-
+# %% ../nbs/09_generate.ipynb #stream-export
 def stream(model, tokenizer, ids: list[int], *, stop_ids: Sequence[int], stop: Sequence[str] = (), max_new_tokens: int = 256,
            sampling: Sampling = Sampling()) -> Iterator[str]:
     """Pieces of the completion's text as they come, never half a character nor part of a stop string; joined they are `complete`'s text.
