@@ -200,6 +200,9 @@ def _show_evaluation(report: dict, folder):
         low, high = scores["strict"]["interval"]["checks"]
         say(f"Verifiable instructions, {name}: {100 * scores['strict']['checks']:.0f} % of the checks [{100 * low:.0f}–{100 * high:.0f}], "
             f"{100 * scores['strict']['prompts']:.0f} % of the {scores['n']} prompts as a whole.")
+    if report["judge"]:
+        from instruct_course.judge import told
+        say(f"The judge: {told(report['judge'], a=rival['run'] if rival else 'base', b=report['run'])}.")
     say(f"Written to {folder}: evaluation.json, answers.jsonl, scores.png ({report['seconds']:.0f} seconds).")
 
 
