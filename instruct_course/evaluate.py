@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['CHINESE', 'UNIT', 'GRAM', 'normalise', 'exact_match', 'normalised_match', 'units', 'rouge_l', 'chrf', 'bleu',
-           'repetition', 'interval', 'Difference', 'difference', 'score', 'majority', 'Overlap', 'contamination',
-           'base_prompts', 'pick_shots']
+           'repetition', 'interval', 'Difference', 'difference', 'loss_score', 'score', 'majority', 'Overlap',
+           'contamination', 'base_prompts', 'pick_shots']
 
 # %% ../nbs/10_evaluate.ipynb #exact
 import math
@@ -196,10 +196,8 @@ def _summary(measures: dict[str, np.ndarray], at, intervals: Sequence[str]) -> d
         "n": len(at), "interval": {name: list(interval(measures[name][at])) for name in intervals}}
 
 
-def _losses(losses, n: int) -> tuple[dict, list[float]]:
-    """{loss, perplexity, tokens} and the interval of the loss of n rows' (summed nats, tokens); Eq. 10.1. Errors: InputError."""
-    if len(losses) != n:
-        raise InputError(f"{len(losses):,} losses for {n:,} rows: give (summed nats, tokens) of each row's response, in the order of the rows")
+def loss_score(losses: Sequence[tuple[float, int]]) -> dict:
+    """{loss, perplexity, tokens, interval of the loss} of rows' (summed nats, tokens); Eq. 10.1. Errors: InputError."""
     for i, (nats, tokens) in enumerate(losses):
         if not 0 <= nats < math.inf or tokens < 0:
             raise InputError(f"row {i}: {nats} nats over {tokens} tokens is no loss; look at the model and at this row")
@@ -207,7 +205,7 @@ def _losses(losses, n: int) -> tuple[dict, list[float]]:
     if not tokens.sum():
         raise InputError("no row has a token of response, so there is no loss; look at how the rows were encoded")
     loss = float(nats.sum() / tokens.sum())
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(tokens.sum())}, list(interval(nats / np.maximum(tokens, 1), tokens))
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "tokens": int(tokens.sum()), "interval": list(interval(nats / np.maximum(tokens, 1), tokens))}
 
 
 def score(predictions: Sequence[str], rows: Sequence[Example], *, reasons: Sequence[str] | None = None,
@@ -229,6 +227,8 @@ def score(predictions: Sequence[str], rows: Sequence[Example], *, reasons: Seque
         raise InputError(f"row {missing} ({rows[missing].instruction[:40]!r}) has no prediction; an answer that is missing is not one that is wrong, so nothing is scored")
     if reasons is not None and len(reasons) != len(rows):
         raise InputError(f"{len(reasons):,} reasons for {len(rows):,} rows; give one a row, in the same order")
+    if losses is not None and len(losses) != len(rows):
+        raise InputError(f"{len(losses):,} losses for {len(rows):,} rows: give (summed nats, tokens) of each row's response, in the order of the rows")
     measures = {name: np.array([f(p, ex.output) for p, ex in zip(texts, rows)], dtype=np.float64)
                 for name, f in (("exact_match", exact_match), ("normalised_match", normalised_match), ("rouge_l", rouge_l), ("chrf", chrf))}
     mean = lambda values: float(np.mean(list(values)))
@@ -237,7 +237,8 @@ def score(predictions: Sequence[str], rows: Sequence[Example], *, reasons: Seque
         "length": {"answers": mean(len(units(t)) for t in texts), "references": mean(len(units(ex.output)) for ex in rows)},
         "stopped": None if reasons is None else mean(r != "length" for r in reasons)}
     if losses is not None:
-        scores, out["interval"]["loss"] = _losses(losses, len(rows))
+        scores = loss_score(losses)
+        out["interval"]["loss"] = scores.pop("interval")
         out |= scores
     for kind, field in (("tasks", "task"), ("langs", "lang"), ("splits", "split")):
         parts = defaultdict(list)

@@ -146,7 +146,7 @@ class _Reader:
     def _decode(self, ids) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def add(self, token: int, last: bool = False) -> str:
+    def add(self, token: int) -> str:
         """The new text that is certain after one more token; '' while there is none."""
         self.ids.append(token)
         return self._certain(self._whole())
@@ -228,7 +228,7 @@ def complete(model, tokenizer, prompts: Sequence[list[int]], *, stop_ids: Sequen
     """What the model adds to each prompt; greedy unless `sampling` says otherwise (Eq. 9.1).
 
     Prompts are sorted by length and padded on the left; a row's tokens do not depend on its neighbours, and rows that are over leave the batch.
-    stop: texts at which a completion is over, wherever they fall among the tokens. `progress` is called with the number of prompts done.
+    stop: texts at which a completion is over, wherever they fall among the tokens (with beams, cut after the search). `progress` is called with the number of prompts done.
     Errors: InputError for an empty prompt, for one that does not fit into the model with its new tokens, and for limits that are none.
     """
     prompts = [list(p) for p in prompts]
@@ -253,8 +253,10 @@ def complete(model, tokenizer, prompts: Sequence[list[int]], *, stop_ids: Sequen
                             over.add(k)
                             continue
                         new[k].append(token)
-                        if stop and (readers[k].add(token) or True) and readers[k].stopped:
-                            over.add(k)
+                        if stop:
+                            readers[k].add(token)
+                            if readers[k].stopped:
+                                over.add(k)
             for k, i in enumerate(rows):
                 text, stopped = _text(tokenizer, new[k], stop)
                 out[i] = Completion(new[k], text, "stop" if stopped else reasons[k])

@@ -44,6 +44,7 @@ def _config(path: Path) -> dict:
     files = (config.get("dataset_kwargs") or {}).get("data_files")
 
     def beside(name):
+        """`name`, or all names in a list or dict, as paths that work from any folder."""
         if isinstance(name, dict):
             return {k: beside(v) for k, v in name.items()}
         if isinstance(name, list):
@@ -97,14 +98,17 @@ def lm_eval(model, tokenizer, task: str | Path = KNOWLEDGE, *, template=None, li
         """A model in memory; the chat template of lm-eval's requests is our template."""
 
         def chat_template(self, chat_template=False):
+            """A name for lm-eval's records."""
             return template.name if template else ""
 
         def apply_chat_template(self, chat_history, add_generation_prompt=True):
+            """The prompt of the last turn, in our template."""
             ex = Example(chat_history[-1]["content"].strip(), context=tuple((m["role"], m["content"]) for m in chat_history[:-1]))
             parts, lead, _ = pieces(template, self.tokenizer, ex)
             return "".join(text for _, text in parts) + lead
 
-        def get_model_info(self):            # it would ask the hub who the model is
+        def get_model_info(self):
+            """Nothing: lm-eval would ask the hub who the model is."""
             return {}
 
     tasks, training, states = _tasks(task), model.training, (random.getstate(), np.random.get_state(), torch.get_rng_state())

@@ -147,7 +147,8 @@ def _versions() -> dict:
 def tune(config: TuneConfig | None = None, *, quiet: bool = False, on_step: Callable[[dict], None] | None = None, **options) -> Run:
     """Tune a 4-bit base model on instructions and show what changed: the main job (DESIGN: one row's journey).
 
-    Takes a `TuneConfig` or its fields as keywords. Writes a run directory: adapter/, template.json, run.json, metrics.jsonl, curves.png, report.json.
+    Takes a `TuneConfig` or its fields as keywords. Writes a run directory: adapter/, template.json, run.json, metrics.jsonl, curves.png, report.json, and for
+    rows of one's own heldout.jsonl.
     Until it is whole it lies in NAME.unfinished, with checkpoints from which `resume` goes on to the same bits. Under torchrun all processes train one
     adapter; the first one writes. Errors: InputError in one sentence; then nothing stays behind but an unfinished run that has a checkpoint.
     """

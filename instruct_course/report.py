@@ -39,7 +39,8 @@ class Answers:
         same = len(self.asked) == len(self.rows)
         out = evaluate.score(self.texts, self.asked, reasons=[c.reason for c in self.said], losses=self.losses if same else None)
         if not same:                                     # the loss is over more rows than were asked
-            scores, out["interval"]["loss"] = evaluate._losses(self.losses, len(self.losses))
+            scores = evaluate.loss_score(self.losses)
+            out["interval"]["loss"] = scores.pop("interval")
             out |= scores
         return out
 
@@ -274,7 +275,7 @@ def _assess(c, run, other, name, rows, bad, wishes, judged_by, folder: Path, pro
 # %% ../nbs/10_report.ipynb #compare
 def _compare(judged_by: judge.Judge, a: Answers, b: Answers, progress) -> dict:
     """The judge's word on the answers of two models to the same rows; `b` is the run."""
-    asks = [judge.Ask(ex.instruction, ex.input, x, y, lang="zh" if re.search(r"[\u3400-\u9fff]", ex.instruction) else "en") for ex, x, y in zip(a.asked, a.texts, b.texts)]
+    asks = [judge.Ask(ex.instruction, ex.input, x, y, lang="zh" if templates.HAN.search(ex.instruction) else "en") for ex, x, y in zip(a.asked, a.texts, b.texts)]
     return judge.compare(judged_by, asks, progress=lambda done, n: progress("judge", done, n))
 
 # %% ../nbs/10_report.ipynb #draw

@@ -1,4 +1,5 @@
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -29,3 +30,17 @@ def smollm2_folder():
         return resolve("smollm2")
     except InputError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A call of the command line in this process: command("tune", "--data", path) -> (exit code, stdout, stderr)."""
+    from instruct_course import cli
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["instruct-course", *map(str, args)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        out = capsys.readouterr()
+        return done.value.code or 0, out.out, out.err
+    return call

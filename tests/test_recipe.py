@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 import instruct_course
-from instruct_course import cli, recipe
+from instruct_course import recipe
 from instruct_course.data import ASSETS, InputError, builtin
 
 FILES = {"adapter", "template.json", "run.json", "metrics.jsonl", "curves.png", "report.json", "heldout.jsonl"}
@@ -31,15 +31,6 @@ def rows(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_run(rows, tmp_path_factory):
     return instruct_course.tune(data=str(rows), holdout="0.2", epochs=2, out=str(tmp_path_factory.mktemp("runs") / "a"), quiet=True)
-
-
-def command(monkeypatch, capsys, *args):
-    """(exit code, stdout, stderr) of the command line, called in this process."""
-    monkeypatch.setattr(sys, "argv", ["instruct-course", *map(str, args)])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    out = capsys.readouterr()
-    return done.value.code or 0, out.out, out.err
 
 
 def test_a_run_directory_is_whole_and_follows_its_schemas(small_run):
@@ -93,7 +84,7 @@ def test_peft_loads_the_adapter_and_it_answers_the_same(small_run):
     assert "".join(opened.stream("Count the words.", "cat, dog", max_new_tokens=8)).strip() == opened.answer("Count the words.", "cat, dog", max_new_tokens=8)
 
 
-def test_another_base_or_template_is_refused(small_run, tmp_path, monkeypatch, capsys):
+def test_another_base_or_template_is_refused(small_run, tmp_path, command):
     """By the fingerprint of the weights and the text of the template, with a way to go on all the same."""
     import shutil
     for file, key, value, says in (("adapter/origin.json", "base", {"name": "nano", "fingerprint": "0" * 64, "quantization": "nf4"}, "the base"),
@@ -107,13 +98,13 @@ def test_another_base_or_template_is_refused(small_run, tmp_path, monkeypatch, c
         with pytest.raises(InputError, match=says):
             instruct_course.open_run(copy).answer("a")
         assert isinstance(instruct_course.open_run(copy, allow_mismatch=True).answer("a", max_new_tokens=2), str)
-    code, out, err = command(monkeypatch, capsys, "chat", "--run", copy, "--prompt", "Count.")
+    code, out, err = command("chat", "--run", copy, "--prompt", "Count.")
     assert code == 2 and "the template" in err and not out
-    assert command(monkeypatch, capsys, "chat", "--run", copy, "--prompt", "Count.", "--max-tokens", "2", "--allow-mismatch")[0] == 0
+    assert command("chat", "--run", copy, "--prompt", "Count.", "--max-tokens", "2", "--allow-mismatch")[0] == 0
 
 
-def test_an_existing_run_is_never_overwritten(small_run, rows, monkeypatch, capsys):
-    code, _, err = command(monkeypatch, capsys, "tune", "--data", rows, "--out", small_run.path)
+def test_an_existing_run_is_never_overwritten(small_run, rows, command):
+    code, _, err = command("tune", "--data", rows, "--out", small_run.path)
     assert code == 2 and "already exists" in err and {p.name for p in small_run.path.iterdir()} == FILES
 
 
@@ -142,13 +133,13 @@ BAD = {"truncated.json": b'[{"instruction": "a", "output": "b"}, {"instr', "colu
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_are_one_sentence_and_leave_nothing(tmp_path, monkeypatch, capsys, name):
+def test_bad_files_are_one_sentence_and_leave_nothing(tmp_path, command, name):
     path = tmp_path / name
     if BAD[name] is not None:
         path.write_bytes(BAD[name])
     elif name.startswith("folder"):
         path.mkdir()
-    code, out, err = command(monkeypatch, capsys, "tune", "--data", path, "--out", tmp_path / "deep" / "run")
+    code, out, err = command("tune", "--data", path, "--out", tmp_path / "deep" / "run")
     said = [line for line in err.strip().splitlines() if line.startswith("error: ")]
     assert code == 2 and len(said) == 1 and name in said[0] and err.strip().splitlines()[-1] == said[0], err[-600:]
     assert "Traceback" not in err and not out and {p.name for p in tmp_path.iterdir()} <= {name}
@@ -156,8 +147,8 @@ def test_bad_files_are_one_sentence_and_leave_nothing(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize("args,says", [(["--epochs", "0"], "--epochs"), (["--lr", "-1"], "--lr"), (["--rank", "0"], "--rank"), (["--template", "vicuna"], "--template"), (["--model", "./nowhere"], "--model"),
                                        (["--holdout", "0.1"], "--data"), (["--max-length", "3"], "--max-length"), (["--nonsense"], "nonsense"), (["--epochs", "many"], "epochs")])
-def test_bad_options_are_named(tmp_path, monkeypatch, capsys, args, says):
-    code, _, err = command(monkeypatch, capsys, "tune", *args, "--out", tmp_path / "run")
+def test_bad_options_are_named(tmp_path, command, args, says):
+    code, _, err = command("tune", *args, "--out", tmp_path / "run")
     assert code == 2 and says in err and "Traceback" not in err and not list(tmp_path.iterdir())
 
 
@@ -169,17 +160,17 @@ def test_skip_bad_goes_on_and_tells(tmp_path, rows):
     assert {r["row"] for r in rejects} == {61, 62, 63} and all(r["reason"] for r in rejects)
 
 
-def test_chat_answers_once(small_run, monkeypatch, capsys):
-    code, out, _ = command(monkeypatch, capsys, "chat", "--run", small_run.path, "--prompt", "数一数。", "--input", "猫、狗", "--json")
+def test_chat_answers_once(small_run, command):
+    code, out, _ = command("chat", "--run", small_run.path, "--prompt", "数一数。", "--input", "猫、狗", "--json")
     assert code == 0 and json.loads(out)["instruction"] == "数一数。" and "output" in json.loads(out)
-    code, _, err = command(monkeypatch, capsys, "chat", "--run", small_run.path.parent, "--prompt", "a")
+    code, _, err = command("chat", "--run", small_run.path.parent, "--prompt", "a")
     assert code == 2 and "no run directory" in err
 
 
-def test_chat_talks(small_run, monkeypatch, capsys):
+def test_chat_talks(small_run, monkeypatch, command):
     import io
     monkeypatch.setattr(sys, "stdin", io.StringIO("Count the words.\ncat, dog\n\n"))
-    code, out, _ = command(monkeypatch, capsys, "chat", "--run", small_run.path)
+    code, out, _ = command("chat", "--run", small_run.path)
     assert code == 0 and out.strip()
 
 
@@ -188,8 +179,8 @@ def test_help_and_import_are_instant():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
 
 
-def test_doctor_says_what_there_is(monkeypatch, capsys):
-    code, out, _ = command(monkeypatch, capsys, "doctor", "--json")
+def test_doctor_says_what_there_is(command):
+    code, out, _ = command("doctor", "--json")
     facts = json.loads(out)
     import torch
     assert code == 0 and facts["versions"]["torch"] == torch.__version__ and facts["dtype"] in ("float32", "bfloat16", "float16")

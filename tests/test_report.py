@@ -3,17 +3,15 @@ import http.server
 import json
 import math
 import shutil
-import sys
 import threading
 
 import jsonschema
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import instruct_course
-from instruct_course import cli, data, evaluate, model as models, report, template as templates, train
+from instruct_course import data, evaluate, model as models, report, template as templates
 from instruct_course.data import ASSETS, Example, InputError
 from instruct_course.generate import Completion
 
@@ -206,21 +204,13 @@ def test_a_judge_compares_the_answers(run, tmp_path):
     assert got["judge"]["wins"]["tie"] == 3 and got["judge"]["win_rate"] == .5 and set(got["following"]) == {"tuned", "base"} and got["following"]["tuned"]["n"] == 80
 
 
-def command(monkeypatch, capsys, *args):
-    monkeypatch.setattr(sys, "argv", ["instruct-course", *map(str, args)])
-    with pytest.raises(SystemExit) as done:
-        cli.main()
-    out = capsys.readouterr()
-    return done.value.code or 0, out.out, out.err
-
-
-def test_the_command_line(run, tmp_path, monkeypatch, capsys):
-    code, out, _ = command(monkeypatch, capsys, "eval", "--run", run.path, "--limit", 4, "--max-tokens", 4, "--out", tmp_path / "a", "--json")
+def test_the_command_line(run, tmp_path, command):
+    code, out, _ = command("eval", "--run", run.path, "--limit", 4, "--max-tokens", 4, "--out", tmp_path / "a", "--json")
     jsonschema.validate(json.loads(out), schema("evaluation"))
     assert code == 0 and json.loads(out)["data"]["n"] == 4
-    code, out, _ = command(monkeypatch, capsys, "eval", "--run", run.path, "--base", "--limit", 4, "--max-tokens", 4, "--out", tmp_path / "b")
+    code, out, _ = command("eval", "--run", run.path, "--base", "--limit", 4, "--max-tokens", 4, "--out", tmp_path / "b")
     assert code == 0 and "significant" in out and "minus the base" in out and "exact match" in out
-    code, out, err = command(monkeypatch, capsys, "eval", "--run", tmp_path)
+    code, out, err = command("eval", "--run", tmp_path)
     assert code == 2 and out == "" and err.count("\n") == 1 and "no run directory" in err
 
 
