@@ -114,7 +114,7 @@ def kappa(a: list, b: list) -> float:
         raise InputError("kappa: both lists hold one and the same label only, so there is nothing to agree about")
     return (agree - chance) / (1 - chance)
 
-# %% ../nbs/10_judge.ipynb #judge-class
+# %% ../nbs/10_judge.ipynb #judge-parts
 MOST_BYTES = 1 << 20       # of a reply; a longer one is no verdict
 LONGEST_WAIT = 60.0        # seconds between two tries, whatever Retry-After says
 
@@ -138,7 +138,7 @@ def _loopback(host: str) -> bool:
     except ValueError:
         return host == "localhost"
 
-
+# %% ../nbs/10_judge.ipynb #judge-class
 @dataclass(frozen=True)
 class Judge:
     """A chat model behind an OpenAI-compatible address, such as https://host/v1 or http://127.0.0.1:8000/v1.
