@@ -9,7 +9,7 @@ __all__ = ['CHINESE', 'UNIT', 'GRAM', 'normalise', 'exact_match', 'normalised_ma
 import math
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from .data import Example, InputError
+from .data import HAN, Example, InputError
 
 
 def normalise(text: str) -> str:
@@ -30,7 +30,7 @@ def exact_match(prediction: str, reference: str) -> bool:
     return normalise(prediction) == normalise(reference)
 
 # %% ../nbs/10_evaluate.ipynb #normalised
-CHINESE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"        # and Japanese kana: written without spaces too
+CHINESE = HAN + r"\u3040-\u30ff\U00020000-\U0003ffff"        # and Japanese kana: written without spaces too
 
 
 def _squad(text: str) -> str:
@@ -86,12 +86,12 @@ def chrf(prediction: str, reference: str) -> float:
     return min(1.0, _CHRF.sentence_score(prediction, [reference]).score / 100)
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str], lang: str | None = None) -> float:
+def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """BLEU of a whole corpus in [0, 1] by sacrebleu; Eqs. 10.5 and 10.6, Papineni et al. 2002.
 
-    lang: "zh" splits Chinese into characters; None: so it is done where a reference holds a Chinese character. Lengths of n-grams that no answer has are left out.
+    Chinese is split into characters where a reference holds one. Lengths of n-grams that no answer has are left out.
     """
-    chinese = lang == "zh" or lang is None and any(re.search(f"[{CHINESE}]", r) for r in references)
+    chinese = any(re.search(f"[{CHINESE}]", r) for r in references)
     metric = BLEU(tokenize="zh" if chinese else "13a", effective_order=True, force=True)
     return min(1.0, metric.corpus_score(list(predictions), [list(references)]).score / 100)
 
@@ -253,7 +253,7 @@ def majority(rows) -> float:
     outputs = defaultdict(list)
     for ex in rows:
         outputs[ex.task, ex.lang, ex.wording].append(normalise(ex.output))
-    right = sum(max(map(o.count, set(o))) for o in outputs.values())
+    right = sum(Counter(o).most_common(1)[0][1] for o in outputs.values())
     return right / max(1, sum(map(len, outputs.values())))
 
 # %% ../nbs/10_evaluate.ipynb #contamination
@@ -276,10 +276,10 @@ def _whole(ex: Example) -> str:
     return "\n".join((ex.instruction, ex.input, ex.output))
 
 
-def _grams(text: str, n: int = GRAM) -> set[tuple[str, ...]]:
-    """The n-grams of `units`; of a shorter text, the whole of it."""
+def _grams(text: str) -> set[tuple[str, ...]]:
+    """The n-grams of `units`, n = GRAM; of a shorter text, the whole of it."""
     u = units(text)
-    return {tuple(u[i:i + n]) for i in range(max(1, len(u) - n + 1))} if u else set()
+    return {tuple(u[i:i + GRAM]) for i in range(max(1, len(u) - GRAM + 1))} if u else set()
 
 
 def contamination(training: Iterable[Example], rows: Iterable[Example], *, near: float = .8) -> list[Overlap]:

@@ -77,13 +77,13 @@ def outcome(ab: str, ba: str) -> str:
 
 # %% ../nbs/10_judge.ipynb #sign-test
 def sign_test(wins: int, losses: int) -> float:
-    """Two-sided probability of a result at least as uneven, were both equally good; Eq. 10.35. Ties are left out."""
+    """Two-sided probability of a result at least as uneven, were both equally good; Eq. 10.33. Ties are left out."""
     n = wins + losses
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2 ** n)
 
 # %% ../nbs/10_judge.ipynb #bt
 def bradley_terry(wins: list[list[float]], *, steps: int = 10_000, tol: float = 1e-13) -> list[float]:
-    """Strengths s of k models (mean 0, log-odds) from wins[i][j], how often i beat j, a tie as half; Eqs. 10.33 and 10.34.
+    """Strengths s of k models (mean 0, log-odds) from wins[i][j], how often i beat j, a tie as half; Eqs. 10.34 and 10.35.
 
     Errors: InputError when the results do not tie all models together (one that never lost to the others has no finite strength).
     """
@@ -230,10 +230,6 @@ class Judge:
                     return "", why
                 time.sleep(min(LONGEST_WAIT, self.backoff * 2 ** tried if error.wait is None else error.wait))
 
-    def __call__(self, asks: list[Ask], **options) -> dict:
-        """The same as `compare`."""
-        return compare(self, asks, **options)
-
 # %% ../nbs/10_judge.ipynb #compare
 GIVE_UP = 8        # requests that failed before any succeeded, after which no more are sent
 
@@ -252,16 +248,16 @@ def compare(judge: Judge, asks: list[Ask], *, workers: int = 4, longest: int = 8
             raise InputError(f"pair {i}: the judge can be asked in {' or '.join(SYSTEM)}, not in '{ask.lang}'")
     if not asks or workers < 1 or longest < 1:
         raise InputError("the judge needs at least one pair, one worker and one character of each answer")
-    told, lock = {"failed": 0, "came": 0}, threading.Lock()
+    tally, lock = {"failed": 0, "came": 0}, threading.Lock()
 
     def one(i: int, swap: bool):
         if asks[i].a == asks[i].b:
             return i, swap, "tie", "", "equal answers, not sent"
         with lock:
-            hopeless = not told["came"] and told["failed"] >= GIVE_UP
+            hopeless = not tally["came"] and tally["failed"] >= GIVE_UP
         said, why = ("", f"not asked, since the first {GIVE_UP} requests failed") if hopeless else judge.reply(messages(asks[i], swap=swap, longest=longest))
         with lock:
-            told["failed" if why else "came"] += 1
+            tally["failed" if why else "came"] += 1
         return i, swap, "failed" if why else verdict(said), said, why
 
     found = [[None, None] for _ in asks]
@@ -289,13 +285,13 @@ def _result(judge: Judge, asks, found, longest) -> dict:
     firsts = [x for x in firsts if x]                                                  # a pair is drawn whole: its two verdicts hang together
     decided = [p for p in pairs if p["outcome"] in ("a", "b") and p["length"][0] != p["length"][1]]
     longer = [float((p["outcome"] == "b") == (p["length"][1] > p["length"][0])) for p in decided]
-    mean, span = lambda x: sum(x) / len(x) if x else None, lambda x: [float(v) for v in interval(x)] if x else None
+    mean, span = lambda x: sum(x) / len(x) if x else None, lambda x: list(interval(x)) if x else None
     position = [sum(x) / len(x) for x in firsts]
     share = sum(map(sum, firsts)) / sum(map(len, firsts)) if firsts else None
     p = sign_test(count["b"], count["a"])
     return {"version": 1, "judge": {"url": judge.url, "model": judge.model}, "n": len(pairs), "judged": len(value), "wins": {k: count[k] for k in ("a", "b", "tie")},
             "unreadable": count["unreadable"], "failed": count["failed"], "win_rate": mean(value), "interval": span(value), "p_value": p, "significant": p < .05,
-            "position": {"first": share, "interval": [float(v) for v in interval(position, list(map(len, firsts)))] if firsts else None, "n": sum(map(len, firsts)),
+            "position": {"first": share, "interval": list(interval(position, list(map(len, firsts)))) if firsts else None, "n": sum(map(len, firsts)),
                          "disagree": sum(p["outcome"] == "tie" and p["verdicts"] != ["tie", "tie"] for p in pairs)},
             "length": {"a": mean([p["length"][0] for p in pairs]), "b": mean([p["length"][1] for p in pairs]), "longer_wins": mean(longer), "n": len(longer)},
             "pairs": pairs}

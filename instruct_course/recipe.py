@@ -280,8 +280,7 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
     best = look.take_best() if look and look.step else None
     lora.save(model, folder / "adapter", base=base, template=template)
     templates.save(template, folder / "template.json")
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as f:
-        f.writelines(json.dumps({"version": 1, **h}) + "\n" for h in history)
+    data.write_lines(folder / "metrics.jsonl", ({"version": 1, **h} for h in history))
     curves(history, folder / "curves.png")
     try:
         after = judge(model, "tuned", None if small and not stopped else ANSWERS)

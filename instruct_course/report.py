@@ -239,7 +239,7 @@ def _assess(c, run, other, name, rows, bad, wishes, judged_by, folder: Path, pro
             answers[key] = ask(model, tokenizer, template, rows, max_length=opened.made["config"]["max_length"], max_new_tokens=min(room, 1024),
                                batch_size=c.batch_size, what=key, progress=progress)
             if wishes:
-                said = generate.answer(model, tokenizer, template, [Example(w.instruction, w.input, lang=w.lang) for w in wishes], max_new_tokens=c.max_tokens or 256,
+                said = generate.answer(model, tokenizer, template, [w.example for w in wishes], max_new_tokens=c.max_tokens or 256,
                                        batch_size=c.batch_size, progress=lambda n: progress(f"{key}: verifiable instructions", n, len(wishes)))
                 follows[key] = following.score(said, wishes)
 
@@ -267,15 +267,14 @@ def _assess(c, run, other, name, rows, bad, wishes, judged_by, folder: Path, pro
     report["samples"] = [{"instruction": r["instruction"], "input": r["input"], "expected": r["expected"], **{k: r[k]["answer"] for k in answers}} for r in spread(table, 8)]
     report["seconds"] = time.perf_counter() - started
     draw(report).savefig(folder / "scores.png", dpi=110)
-    with (folder / "answers.jsonl").open("w", encoding="utf-8") as f:
-        f.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in table)
+    data.write_lines(folder / "answers.jsonl", table)
     write_json(folder / "evaluation.json", report)
     return report
 
 # %% ../nbs/10_report.ipynb #compare
 def _compare(judged_by: judge.Judge, a: Answers, b: Answers, progress) -> dict:
     """The judge's word on the answers of two models to the same rows; `b` is the run."""
-    asks = [judge.Ask(ex.instruction, ex.input, x, y, lang="zh" if templates.HAN.search(ex.instruction) else "en") for ex, x, y in zip(a.asked, a.texts, b.texts)]
+    asks = [judge.Ask(ex.instruction, ex.input, x, y, lang=ex.lang if ex.lang in judge.SYSTEM else "zh" if re.search(f"[{data.HAN}]", ex.instruction) else "en") for ex, x, y in zip(a.asked, a.texts, b.texts)]
     return judge.compare(judged_by, asks, progress=lambda done, n: progress("judge", done, n))
 
 # %% ../nbs/10_report.ipynb #draw

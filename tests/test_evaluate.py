@@ -61,7 +61,7 @@ def test_sacrebleu_is_what_is_called():
     a, b = sentences(60, size=(4, 12)), sentences(60, 1, size=(4, 12))
     assert bleu(a, b) == pytest.approx(BLEU().corpus_score(a, [b]).score / 100, abs=1e-12) and bleu(a, b) > 0
     said, right = ["小明昨天参观了博物馆。"], ["小明昨天去了博物馆。"]
-    assert bleu(said, right) == bleu(said, right, lang="zh") == pytest.approx(BLEU(tokenize="zh").corpus_score(said, [right]).score / 100, abs=1e-12)
+    assert bleu(said, right) == pytest.approx(BLEU(tokenize="zh").corpus_score(said, [right]).score / 100, abs=1e-12)
     assert bleu(said, right) == pytest.approx(.5877, abs=1e-4) and bleu(["Paris"], ["Paris"]) == 1
     for x, y in [*zip(a, b), *zip(said, right)]:
         assert chrf(x, y) == pytest.approx(CHRF().sentence_score(x, [y]).score / 100, abs=1e-12)

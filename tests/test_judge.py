@@ -117,7 +117,7 @@ def honest(body, _):
 def test_a_correct_judge():
     with fake(honest) as (url, seen):
         ticks = []
-        r = checked(judge(url)(ASKS, progress=lambda done, n: ticks.append((done, n))))
+        r = checked(compare(judge(url), ASKS, progress=lambda done, n: ticks.append((done, n))))
     assert r["wins"] == {"a": 1, "b": 2, "tie": 1} and r["win_rate"] == (2 + .5) / 4 and [p["outcome"] for p in r["pairs"]] == ["b", "a", "b", "tie"]
     assert r["position"] == {"first": .5, "interval": r["position"]["interval"], "n": 6, "disagree": 0}
     assert r["length"] == {"a": 1.0, "b": 1.5, "longer_wins": 1.0, "n": 1} and r["pairs"][2]["length"] == [1, 3]
@@ -145,7 +145,7 @@ def test_an_answer_cannot_leave_its_marks():
 
 def test_a_judge_with_a_position_bias_is_unmasked():
     with fake(lambda body, _: says("verdict: 1")) as (url, seen):
-        r = checked(judge(url)(ASKS[:3]))
+        r = checked(compare(judge(url), ASKS[:3]))
     assert r["wins"] == {"a": 0, "b": 0, "tie": 3} and r["win_rate"] == .5 and not r["significant"]
     assert r["position"]["first"] == 1 and r["position"]["disagree"] == 3 and r["length"]["longer_wins"] is None
 
@@ -153,7 +153,7 @@ def test_a_judge_with_a_position_bias_is_unmasked():
 def test_a_judge_with_a_length_bias_is_unmasked():
     asks = [Ask(f"q{i}", "", "right", "wrong " * (i + 2)) for i in range(12)]
     with fake(lambda body, _: says("verdict: " + ("1" if len(shown(body)[0]) > len(shown(body)[1]) else "2"))) as (url, seen):
-        r = checked(judge(url)(asks))
+        r = checked(compare(judge(url), asks))
     assert r["win_rate"] == 1 and r["significant"] and r["p_value"] == pytest.approx(2 / 2 ** 12) and r["length"]["longer_wins"] == 1 and r["length"]["n"] == 12
     assert r["position"]["first"] == .5 and r["position"]["disagree"] == 0 and "not significant" not in told(r)
 
@@ -161,7 +161,7 @@ def test_a_judge_with_a_length_bias_is_unmasked():
 def test_twelve_to_five_is_not_significant():
     asks = [Ask(f"q{i}", "", "bad and long", "good") for i in range(12)] + [Ask(f"r{i}", "", "good and long", "bad") for i in range(5)]
     with fake(lambda body, _: says("verdict: " + ("1" if shown(body)[0].startswith("good") else "2"))) as (url, seen):
-        r = checked(judge(url)(asks))
+        r = checked(compare(judge(url), asks))
     assert (r["wins"]["b"], r["wins"]["a"], r["win_rate"]) == (12, 5, 12 / 17) and r["p_value"] == pytest.approx(.1435, abs=1e-4) and not r["significant"]
     assert r["length"]["longer_wins"] == 5 / 17 and r["length"]["a"] == 3 and r["length"]["b"] == 1
 
@@ -184,7 +184,7 @@ def test_outcomes():
 @pytest.mark.parametrize("said", ["I like both.", "", "verdict: yes\n" * 3, "\ud800", "你好" * 1000])
 def test_nonsense_is_counted(said):
     with fake(lambda body, n: says(said) if shown(body)[0] == "no" else says("verdict: 1")) as (url, _):
-        r = checked(judge(url)(ASKS[:2]))
+        r = checked(compare(judge(url), ASKS[:2]))
     assert r["unreadable"] == 1 and r["judged"] == 1 and r["pairs"][0]["outcome"] == "unreadable" and r["win_rate"] == .5 and "1 unreadable" in told(r)
 
 
@@ -193,7 +193,7 @@ def test_nonsense_is_counted(said):
     (200, {}, b"\xff\xfe"), (400, {}, b"no"), (401, {}, b"no"), (404, {}, b"no"), (200, {}, b"")])
 def test_what_is_no_reply_is_counted_as_failed_and_not_asked_again(reply):
     with fake(lambda body, n: reply) as (url, seen):
-        r = checked(judge(url)(ASKS[:2]))
+        r = checked(compare(judge(url), ASKS[:2]))
     assert r["failed"] == 2 and r["judged"] == 0 and r["win_rate"] is None and r["interval"] is None and not r["significant"] and len(seen) == 4
     assert all(p["why"][0] for p in r["pairs"]) and "none of 2 pairs" in told(r) and "2 failed" in told(r)
 
@@ -201,7 +201,7 @@ def test_what_is_no_reply_is_counted_as_failed_and_not_asked_again(reply):
 def test_an_empty_content_is_unreadable():
     for content in ("null", '""'):
         with fake(lambda body, n: (200, {}, ('{"choices": [{"message": {"content": %s}}]}' % content).encode())) as (url, _):
-            assert checked(judge(url)(ASKS[:1]))["unreadable"] == 1
+            assert checked(compare(judge(url), ASKS[:1]))["unreadable"] == 1
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 429, 408])
@@ -213,7 +213,7 @@ def test_one_error_then_a_reply(status):
 
 def test_tries_are_limited():
     with fake(lambda body, n: (500, {}, b"")) as (url, seen):
-        r = checked(judge(url, retries=1)(ASKS[:1]))
+        r = checked(compare(judge(url, retries=1), ASKS[:1]))
     assert r["failed"] == 1 and len(seen) == 4 and r["pairs"][0]["why"] == ["HTTP 500"] * 2
 
 
@@ -232,7 +232,7 @@ def test_a_judge_that_never_answers():
         return honest(body, n)
     with fake(slow) as (url, seen):
         started = time.monotonic()
-        r = checked(judge(url, timeout=.2, retries=1)(ASKS[:2]))
+        r = checked(compare(judge(url, timeout=.2, retries=1), ASKS[:2]))
     assert r["failed"] == 2 and time.monotonic() - started < 3 and all("within 0.2 s" in w for p in r["pairs"] for w in p["why"])
 
 
@@ -260,10 +260,10 @@ def test_broken_connections():
         r = checked(compare(judge(url), ASKS[:1], workers=1))
     assert r["judged"] == 1 and len(seen) == 3
     with fake(lambda body, n: (200, {"Content-Length": "5000"}, b"{")) as (url, seen):      # it closes before the end
-        assert checked(judge(url, retries=0, timeout=1)(ASKS[:1]))["failed"] == 1
+        assert checked(compare(judge(url, retries=0, timeout=1), ASKS[:1]))["failed"] == 1
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        r = checked(judge(f"http://127.0.0.1:{closed.getsockname()[1]}", retries=0)(ASKS[:1]))
+        r = checked(compare(judge(f"http://127.0.0.1:{closed.getsockname()[1]}", retries=0), ASKS[:1]))
     assert r["failed"] == 1 and "connection failed" in r["pairs"][0]["why"][0]
 
 
@@ -271,14 +271,14 @@ def test_broken_connections():
 def test_a_redirect_is_not_followed(status):
     with fake(honest) as (other, stolen):
         with fake(lambda body, n: (status, {"Location": other + "/chat/completions"}, b"")) as (url, seen):
-            r = checked(judge(url)(ASKS[:1]))
+            r = checked(compare(judge(url), ASKS[:1]))
     assert r["failed"] == 1 and stolen == [] and len(seen) == 2 and "redirects" in r["pairs"][0]["why"][0]
 
 
 def test_no_more_is_sent_when_nothing_comes_back():
     asks = [Ask(f"q{i}", "", "a", "b") for i in range(100)]
     with fake(lambda body, n: (401, {}, b"")) as (url, seen):
-        r = checked(judge(url)(asks))
+        r = checked(compare(judge(url), asks))
     assert r["failed"] == 100 and 8 <= len(seen) <= 12 and "not asked" in r["pairs"][99]["why"][1]
     with fake(lambda body, n: (400, {}, b"") if n > 1 else honest(body, n)) as (url, seen):      # something did come back
         checked(compare(judge(url), [ASKS[0]] * 20, workers=1))
@@ -292,13 +292,13 @@ def test_huge_answers_are_cut_and_huge_replies_refused():
     assert max(len(s["body"]["messages"][1]["content"]) for s in seen) < 500 and any("已截断" in s["body"]["messages"][1]["content"] for s in seen)
     assert [p["cut"] for p in r["pairs"]] == [True, False]
     with fake(lambda body, n: says("x" * (2 << 20))) as (url, seen):
-        assert "larger than 1 MiB" in checked(judge(url)(ASKS[:1]))["pairs"][0]["why"][0]
+        assert "larger than 1 MiB" in checked(compare(judge(url), ASKS[:1]))["pairs"][0]["why"][0]
 
 
 def test_unicode_arrives_whole():
     ask = Ask("翻译：naïve 🐼", "", "“天真”\ud83d", "𠮷野家 🍜\u2028x", "zh")
     with fake(lambda body, n: says("理由：🐼𠮷\n结论：平")) as (url, seen):
-        r = checked(judge(url)([ask]))
+        r = checked(compare(judge(url), [ask]))
     assert r["wins"]["tie"] == 1 and r["pairs"][0]["said"][0] == "理由：🐼𠮷\n结论：平"
     assert all("𠮷野家 🍜\u2028x" in s["body"]["messages"][1]["content"] and "naïve 🐼" in s["body"]["messages"][1]["content"] for s in seen)
 
@@ -320,10 +320,10 @@ def test_requests_overlap():
 
 def test_a_server_that_echoes_the_key_does_not_spread_it():
     with fake(lambda body, n: says(f"Bearer {KEY}\nverdict: 1".replace("Bearer ", ""))) as (url, _):
-        r = checked(judge(url)(ASKS[:1]))
+        r = checked(compare(judge(url), ASKS[:1]))
     assert r["pairs"][0]["said"][0] == "***\nverdict: 1"
     with fake(lambda body, n: (500, {"X-Key": KEY}, KEY.encode())) as (url, _):
-        checked(judge(url, retries=0)(ASKS[:1]))
+        checked(compare(judge(url, retries=0), ASKS[:1]))
 
 
 @pytest.mark.parametrize("bad", ["sk 1", "sk\n1", "schlüssel", "sk-\x00"])
@@ -337,10 +337,10 @@ def test_a_broken_key_is_refused_unseen(monkeypatch, bad):
 def test_the_key_comes_from_the_named_variable(monkeypatch):
     monkeypatch.setenv("OTHER", "sk-other\n")
     with fake(honest) as (url, seen):
-        judge(url, key_env="OTHER")(ASKS[:1])
+        compare(judge(url, key_env="OTHER"), ASKS[:1])
         assert {s["key"] for s in seen} == {"Bearer sk-other"}
         monkeypatch.delenv("OTHER")
-        judge(url, key_env="OTHER")(ASKS[:1])
+        compare(judge(url, key_env="OTHER"), ASKS[:1])
         assert seen[-1]["key"] is None                        # on this machine none is needed
     with pytest.raises(InputError, match="OTHER"):
         judge("https://example.org/v1", key_env="OTHER")
@@ -366,7 +366,7 @@ def test_bad_input_is_told():
     ok = judge("http://127.0.0.1:1")
     for asks, said in (([], "at least one pair"), ([Ask("", "", "a", "b")], "pair 1"), ([ASKS[0], Ask("q", "", None, "b")], "pair 2"), ([Ask("q", "", "a", "b", "fr")], "'fr'")):
         with pytest.raises(InputError, match=said):
-            ok(asks)
+            compare(ok, asks)
     for change in ({"timeout": 0}, {"retries": -1}, {"backoff": -1}, {"timeout": math.nan}):
         with pytest.raises(InputError):
             judge("http://127.0.0.1:1", **change)
@@ -376,7 +376,7 @@ def test_bad_input_is_told():
 
 def test_options_reach_the_server():
     with fake(honest) as (url, seen):
-        judge(url, options={"max_tokens": None, "max_completion_tokens": 9, "temperature": 1})(ASKS[:1])
+        compare(judge(url, options={"max_tokens": None, "max_completion_tokens": 9, "temperature": 1}), ASKS[:1])
     body = seen[0]["body"]
     assert "max_tokens" not in body and body["max_completion_tokens"] == 9 and body["temperature"] == 1
 
@@ -419,5 +419,5 @@ def test_kappa():
 
 def test_ties_count_half():
     with fake(lambda body, n: says("verdict: tie")) as (url, _):
-        r = checked(judge(url)(ASKS[:2]))
+        r = checked(compare(judge(url), ASKS[:2]))
     assert r["win_rate"] == .5 and r["wins"]["tie"] == 2 and r["p_value"] == 1 and r["position"]["first"] is None

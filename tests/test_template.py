@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from instruct_course import template as T
-from instruct_course.data import ASSETS, Example, InputError
+from instruct_course.data import HAN, ASSETS, Example, InputError
 
 CORPUS = ["the cat sat on the mat and said hello", "Instruction: Input: Output: Response", "指令 输入 输出 你好 世界", "### Below is an instruction . , ' \" < > [ ] / | _ : é"] * 30
 CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
@@ -67,7 +69,7 @@ def test_the_mask_cannot_be_fooled(request, name, form, c, x, y):
     assert [i for i in e.labels if i != T.IGNORE_INDEX] == response + [tok.eos_token_id]      # exactly the response and the end
     assert e.ids[:len(prompt)] == prompt and e.labels[:len(prompt)] == [T.IGNORE_INDEX] * len(prompt)
     control = T.control_tokens(tok)
-    quiet = T.encode(template, tok, Example("中" if T.HAN.search(c) else "a", "b" if x else "", "c"))
+    quiet = T.encode(template, tok, Example("中" if re.search(f"[{HAN}]", c) else "a", "b" if x else "", "c"))
     assert [i for i in e.ids if i in control] == [i for i in quiet.ids if i in control]         # nothing was forged, nothing lost
     assert not any(i in control for i in response)
     if tok.bos_token_id is not None and name == "unigram":
