@@ -179,13 +179,6 @@ def test_help_and_import_are_instant():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
 
 
-def test_doctor_says_what_there_is(command):
-    code, out, _ = command("doctor", "--json")
-    facts = json.loads(out)
-    import torch
-    assert code == 0 and facts["versions"]["torch"] == torch.__version__ and facts["dtype"] in ("float32", "bfloat16", "float16")
-
-
 @pytest.fixture(scope="module")
 def main_report(tmp_path_factory):
     """The report of `instruct-course tune`: that of INSTRUCT_COURSE_RUN, where somebody just made one, else a run of its own."""
