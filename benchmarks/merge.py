@@ -1,0 +1,59 @@
+"""The memory of a merge at 7B's layer shapes: a base with layers of Qwen2.5-7B's real width and its whole embedding and head, random bf16 weights, an adapter of rank 16.
+
+    python -m benchmarks.merge [--layers 2] [--shard 1.0]
+
+Prints JSON: the peak of anonymous memory of the process that merges, and how much of it was there before the merge began.
+"""
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SHAPE = dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False, dtype="bfloat16")
+
+
+def build(folder: Path, layers: int) -> None:
+    """A base and an adapter on all its linear layers, as transformers and PEFT write them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Qwen2Config
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(Qwen2Config(num_hidden_layers=layers, **SHAPE), dtype=torch.bfloat16)
+    model.save_pretrained(folder / "base", max_shard_size="2GB")
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+
+
+def merge(folder: Path, shard: float) -> dict:
+    """Merge them, and say what it took."""
+    import torch
+    from instruct_course import merge as merges
+    started = time.perf_counter()
+    with merges.anonymous_peak() as idle:
+        adapter = merges.read_adapter(folder / "adapter")
+    with merges.anonymous_peak() as peak:
+        (folder / "out").mkdir()
+        written = merges.write_shards(merges._tensors(folder / "base", adapter, "dequantized", SHAPE["vocab_size"], torch.bfloat16), folder / "out", shard_bytes=int(shard * 2 ** 30))
+    return {"written_bytes": written, "before_bytes": idle["bytes"], "peak_bytes": peak["bytes"], "seconds": time.perf_counter() - started,
+            "shards": len(list((folder / "out").glob("*.safetensors")))}
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser()
+    parse.add_argument("--layers", type=int, default=2)
+    parse.add_argument("--shard", type=float, default=1.0, help="GiB of a shard")
+    parse.add_argument("--folder", help=argparse.SUPPRESS)
+    a = parse.parse_args()
+    if a.folder:
+        print(json.dumps(merge(Path(a.folder), a.shard)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        build(Path(scratch), a.layers)
+        subprocess.run([sys.executable, "-m", "benchmarks.merge", "--folder", scratch, "--shard", str(a.shard)], check=True)     # a process that built nothing
+
+
+if __name__ == "__main__":
+    main()
