@@ -239,11 +239,206 @@ def chat(run: Annotated[str, option("a run directory that tune wrote")],
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, option("print JSON", "--json")] = False):
-    """Say what this machine can do, and what is missing."""
+def serve(run: Annotated[str, option("a run directory that tune wrote, or a folder that merge wrote")],
+          host: Annotated[str, option("the address to answer on; any other than this machine's own needs a key")] = "127.0.0.1",
+          port: Annotated[int, option("the port; 0 takes a free one")] = 8000,
+          api_key_env: Annotated[Text, option("the environment variable that holds the key that clients must send")] = None,
+          allow_origin: Annotated[Optional[list[str]], option("a web page's origin that may call it, such as https://example.org; may be given several times")] = None,
+          allow_host: Annotated[Optional[list[str]], option("a name that the server may be called by, besides localhost and addresses; may be given several times")] = None,
+          max_tokens: Annotated[int, option("tokens of an answer at most")] = 1024,
+          queue: Annotated[int, option("requests that may wait; more are sent away")] = 64,
+          seconds: Annotated[float, option("seconds of a request, its waiting included")] = 120.0,
+          quiet: Annotated[bool, option("no line for each request", "--quiet")] = False,
+          allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False):
+    """Answer OpenAI's clients, and a chat page in the browser."""
+    from instruct_course import serve as server
+    server.forever(run, host=host, port=port, api_key_env=api_key_env, origins=allow_origin or (), hosts=allow_host or (), allow_mismatch=allow_mismatch,
+               limits=server.Limits(output=max_tokens, queue=queue, seconds=seconds), quiet=quiet)
+
+
+@app.command()
+def merge(run: Annotated[str, option("a run directory that tune wrote")],
+          out: Annotated[str, option("the folder to write")],
+          onto: Annotated[Text, option("what the adapter is added to: dequantized (the default, the model that was evaluated), 16bit, or both")] = None,
+          dtype: Annotated[Text, option("of the weights written: float32, bfloat16 or float16; default: float32 for nano, else that of the base")] = None,
+          limit: Annotated[int, option("held-out rows of the report at most; 0 for no report")] = 256,
+          allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
+          as_json: Annotated[bool, option("print merge.json and nothing else", "--json")] = False):
+    """Merge a run into one model that plain transformers loads, and say how far it is from the one that was trained."""
+    from instruct_course import merge as merges
+    try:
+        folder, report = merges.merge(run, out, onto=onto, dtype=dtype, limit=limit, allow_mismatch=allow_mismatch, quiet=as_json)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(json.dumps(report, ensure_ascii=False, indent=1)) if as_json else _show_merge(report, folder)
+
+
+def _show_merge(report: dict, folder):
+    """merge.json as a table."""
+    from rich.console import Console
+    from rich.table import Table
+    console, judged = Console(), report["report"]
+    table = Table(title=f"{report['run']} merged, in {report['dtype']}", title_justify="left")
+    for name in ("", "loss (nats a token)", "KL", "top-1", "size"):
+        table.add_column(name, justify="left" if not name else "right")
+    if judged:
+        table.add_row("trained", f"{judged['trained']['loss']:.4f}", "0", "100 %", "")
+    for kind, size in report["bytes"].items():
+        c = judged and judged["variants"][kind]
+        table.add_row(f"onto {kind}", *((f"{c['loss']:.4f}", f"{c['kl']:.2g}", f"{100 * c['top1']:.1f} %") if c else "–––"), f"{size / 1e6:,.1f} MB")
+    console.print(table)
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True)
+    say(f"On {judged['rows']} rows, {judged['tokens']:,} response tokens ({judged['data']}). KL and top-1: distance from the trained model, and how often the first choice is the same." if judged else f"Not judged: {report['no_report']}")
+    say(report["why"])
+    peaks = [f"{what} {size / 1e9:.2f} GB" for what, size in report["anonymous_bytes"].items() if size]
+    say(f"Written to {folder}." + (f" Anonymous memory at most: {', '.join(peaks)}." if peaks else ""))
+
+
+@app.command()
+def export(run: Annotated[str, option("a run directory that tune wrote")],
+           out: Annotated[str, option("the folder to write")],
+           format: Annotated[str, option("gguf, ollama, vllm or adapter")] = "gguf",
+           gguf_dtype: Annotated[str, option("of the weights in a GGUF: f32, bf16, f16 or q8_0")] = "bf16",
+           onto: Annotated[Text, option("what the adapter is merged onto: dequantized (the default) or 16bit")] = None,
+           license: Annotated[Text, option("the model's licence for its card, such as apache-2.0; it is that of the base and the data")] = None,
+           push: Annotated[Text, option("upload the folder to this private repository of the hub (owner/name), after asking")] = None,
+           yes: Annotated[bool, option("upload without asking", "--yes")] = False,
+           allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
+           as_json: Annotated[bool, option("print export.json and nothing else", "--json")] = False):
+    """Write a run for llama.cpp, Ollama, vLLM or PEFT, with a model card."""
+    from instruct_course import export as exports
+    if push:
+        exports.may_push(push, yes=yes)
+    try:
+        folder, made = exports.export(run, out, format=format, gguf_dtype=gguf_dtype, onto=onto, license=license, allow_mismatch=allow_mismatch, quiet=as_json)
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(json.dumps(made, ensure_ascii=False, indent=1)) if as_json else _show_export(made, folder)
+    if push:
+        size = sum(f["bytes"] for f in made["files"].values())
+        if yes or typer.confirm(f"Upload {size / 1e6:,.1f} MB of {folder} to the private repository {push}?", err=True):
+            print(f"uploaded to {exports.push(folder, push)}", file=sys.stderr)
+        else:
+            print("not uploaded", file=sys.stderr)
+
+
+def _show_export(made: dict, folder):
+    """export.json in a few lines."""
+    print(f"Written to {folder}: {', '.join(sorted({Path(name).parts[0] for name in made['files']}))}.")
+    if gguf := made["gguf"]:
+        print(f"model.gguf: {gguf['bytes'] / 1e6:,.1f} MB in {gguf['dtype']}; rounding costs {100 * gguf['relative_error']:.2g} % of the weights' size. "
+              + ("Read back through transformers: equal to what was written." if gguf["read_back"] else "Not read back here: the model is large."))
+    if made["prompts"]:
+        print(f"Prompts equal to those of the training, token for token: {made['prompts']['equal']} of {made['prompts']['n']} golden rows, {made['edges']['equal']} of {made['edges']['n']} difficult ones.")
+    if made["not_run"]:
+        print(f"Not run here: {', '.join(made['not_run'])}.")
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+@app.command("plan")
+def plan_(model: Annotated[str, typer.Argument(help="nano, smollm2, 7b, llama-2-7b, llama-3-8b, mistral-7b, olmo-2-7b, deepseek-7b, a folder or a hub id")],
+          gpu: Annotated[Text, option("t4, v100, l4, a10, 3090, 4090, a100-40, a100-80 or h100; default: this machine")] = None,
+          memory: Annotated[Number, option("GB of memory of a card that is not in the list")] = None,
+          max_length: Annotated[int, option("tokens of the longest row")] = 1024,
+          batch_tokens: Annotated[int, option("tokens of a step")] = 4096,
+          rank: Annotated[int, option("rank of the adapters")] = 16,
+          accumulation: Annotated[int, option("parts in which the rows of a step go through the model")] = 1,
+          checkpointing: Annotated[bool, option("compute activations twice instead of keeping them", "--checkpointing")] = False,
+          tokens: Annotated[int, option("tokens of an epoch, for its time and cost")] = 1_000_000,
+          price: Annotated[Number, option("what an hour costs, in your currency")] = None,
+          as_json: Annotated[bool, option("print JSON and nothing else", "--json")] = False):
+    """Say what a training needs before anything is downloaded: memory by part, time, cost, and what to change if it does not fit."""
+    from instruct_course import plan as plans
+    from instruct_course.data import InputError
+    if gpu and gpu.lower() not in plans.CARDS:
+        raise InputError(f"--gpu {gpu}: use one of {', '.join(plans.CARDS)}, or --memory with its GB")
+    if memory is not None and not 0 < memory < 1e5 or price is not None and price < 0 or tokens < 1:
+        raise InputError("--memory, --price and --tokens: they must be above 0")
+    values = plans.config(model)
+    card = plans.CARDS[gpu.lower()] if gpu else plans.Card(f"a GPU with {memory:g} GB", memory * 1e9, 0.0, "bfloat16") if memory else plans.machine()
+    if gpu and memory:
+        card = plans.replace(card, memory=memory * 1e9)
+    setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens, rank=rank, accumulation=accumulation, checkpointing=checkpointing)
+    made = plans.plan(model, card, setting, tokens=tokens, price=price, values=values)
+    print(json.dumps(made, indent=1)) if as_json else _show_plan(made)
+
+
+def _show_plan(made: dict):
+    from rich.console import Console
+    from rich.table import Table
+    console, card = Console(), made["card"]
+    table = Table(title=f"{made['model']} ({made['parameters'] / 1e9:.2f}B) on {card['name']}, {card['dtype']}: predicted, nothing was run", title_justify="left")
+    table.add_column("part")
+    table.add_column("GB", justify="right")
+    for part, size in made["parts"].items():
+        table.add_row(part, _gigabytes(size))
+    table.add_section()
+    table.add_row("widest moment of a step", _gigabytes(made["bytes"]))
+    table.add_row("there is", _gigabytes(card["memory"]))
+    console.print(table)
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True)
+    say("It fits." if made["fits"] else "It does not fit.")
+    rungs = Table(title="What saves memory, each on top of those before", title_justify="left")
+    for name in ("change", "option", "saves, GB", "then, GB", "fits", "what it costs"):
+        rungs.add_column(name, justify="right" if "GB" in name else "left")
+    enough = next((i for i, r in enumerate(made["ladder"]) if r["fits"]), len(made["ladder"]))
+    for r in made["ladder"][:enough + 2]:
+        rungs.add_row(r["change"], r["options"], _gigabytes(r["saves"]) if r["options"] else "", _gigabytes(r["bytes"]), "yes" if r["fits"] else "no", r["costs"])
+    if not made["fits"]:
+        console.print(rungs)
+    if not made["engine"]:
+        say("The engine does not take models of this type: the plainer path that trains it needs more memory and time than this.")
+    epoch = made["epoch"]
+    if epoch["seconds"] is not None:
+        minutes = epoch["seconds"] / 60
+        long = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes"
+        say(f"{epoch['tokens']:,} tokens take about {long}"
+            + (f" and cost about {epoch['cost']:.2f}" if epoch["cost"] is not None else "") + f": {epoch['operations_per_token'] / 1e9:.0f} billion operations a token, at {epoch['share']:.0%} of {'the peak of its data sheet' if card['device'] == 'cuda' else 'what a bare product reaches here'} (assumed).")
+    fits = [name for name, ok in made["cards"].items() if ok]
+    say(f"As asked it fits on: {', '.join(fits) or 'none of the cards in the list'}.")
+
+
+@app.command()
+def rehearse(model: Annotated[str, typer.Argument(help="as for plan; only its config.json is fetched")],
+             max_length: Annotated[int, option("tokens of the longest row")] = 512,
+             batch_tokens: Annotated[Whole, option("tokens of a step; default: one row")] = None,
+             rank: Annotated[int, option("rank of the adapters")] = 16,
+             accumulation: Annotated[int, option("parts in which the rows of a step go through the model")] = 1,
+             checkpointing: Annotated[bool, option("compute activations twice instead of keeping them", "--checkpointing/--no-checkpointing")] = True,
+             steps: Annotated[int, option("steps to train")] = 2,
+             dtype: Annotated[Text, option("bfloat16, float16 or float32; default: what this machine computes in")] = None,
+             memory_only: Annotated[bool, option("leave the matrix products out: the same memory in much less time", "--memory-only")] = False,
+             as_json: Annotated[bool, option("print JSON and nothing else", "--json")] = False):
+    """Train a model of the true shape with random weights for some steps, and set the memory and time that were measured beside the plan."""
+    from instruct_course import model as models, plan as plans, rehearse as rehearsals
+    from instruct_course.data import InputError
+    if steps < 1:
+        raise InputError(f"--steps {steps}: it must be at least 1")
+    values = plans.config(model)
+    import torch
+    setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens or max_length, rank=rank, accumulation=accumulation, checkpointing=checkpointing,
+                            dtype=dtype or str(models.compute_dtype("any")).removeprefix("torch."), device="cuda" if torch.cuda.is_available() else "cpu")
+    say = lambda text: print(text, file=sys.stderr, flush=True)
+    made = rehearsals.rehearse(model, setting, steps=steps, products=not memory_only, values=values, say=say)
+    print(json.dumps(made, indent=1) if as_json else rehearsals.describe(made))
+
+
+@app.command()
+def doctor(only: Annotated[Optional[list[str]], option("look at this alone, such as torch or hub; may be given again")] = None,
+           as_json: Annotated[bool, option("print JSON", "--json")] = False):
+    """Find what is broken in this environment, and say what mends it. Exit code 1: a fault was found.
+
+    Where even this command does not start: python -m instruct_course.doctor
+    """
     from instruct_course import doctor as doc
-    facts = doc.examine()
-    print(json.dumps(facts, indent=1) if as_json else doc.describe(facts))
+    facts = doc.examine(only, quiet=as_json)
+    print(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else doc.describe(facts))
+    raise typer.Exit(doc.code(facts))
 
 
 def main():

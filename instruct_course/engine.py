@@ -224,17 +224,17 @@ def _plain(layer) -> bool:
         return False
     if layer is base:
         return True
-    return (list(getattr(layer, "lora_A", ())) == ["default"] and not layer.merged and not layer.disable_adapters and not layer.lora_magnitude_vector
+    return (list(getattr(layer, "lora_A", ())) == ["default"] and layer.lora_A["default"].weight.dtype != torch.float16 and not layer.merged and not layer.disable_adapters and not layer.lora_magnitude_vector
             and layer.lora_B["default"].bias is None and isinstance(layer.lora_dropout["default"], torch.nn.Identity))
 
 
 def takes(model) -> bool:
-    """Whether `Engine` can stand for the body of a transformers model: one of `KINDS`, frozen but for LoRA without dropout, full attention, no float16."""
+    """Whether `Engine` can stand for the body of a transformers model: one of `KINDS`, frozen but for LoRA without dropout (in float32 beside float16), full attention."""
     inner = _inner(model)
     c, body = inner.config, inner.base_model
     if c.model_type not in KINDS or getattr(c, "sliding_window", None) or "sliding_attention" in (getattr(c, "layer_types", None) or ()):
         return False
-    if c.hidden_act != "silu" or (c.rope_parameters or {}).get("partial_rotary_factor", 1) != 1 or body.norm.weight.dtype == torch.float16:
+    if c.hidden_act != "silu" or (c.rope_parameters or {}).get("partial_rotary_factor", 1) != 1:
         return False
     linear = [m for l in body.layers for m in (l.self_attn.q_proj, l.self_attn.k_proj, l.self_attn.v_proj, l.self_attn.o_proj, l.mlp.gate_proj, l.mlp.up_proj, l.mlp.down_proj)]
     return all(map(_plain, linear)) and not any(p.requires_grad for n, p in body.named_parameters() if "norm" in n)
@@ -250,6 +250,7 @@ class Engine:
     def __init__(self, model, *, cache: bool | None = False, checkpointing: bool = False):
         self.inner, self.checkpointing, self.again = _inner(model), checkpointing, False
         self.body, c = self.inner.base_model, self.inner.config
+        self.s = getattr(self.inner, "rescaled", 1)              # by which `model.rescale` divided the residual stream
         self.n_kv, self.groups = c.num_key_value_heads, c.num_attention_heads // c.num_key_value_heads
         self.d = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
         if cache is None:
@@ -267,6 +268,7 @@ class Engine:
         h = self.inner.get_input_embeddings()(line.ids)                                                  # (1, N, H)
         cos, sin = self.body.rotary_emb(h, line.positions)
         h, turn = h[0] if noise is None else h[0] + noise.to(h.dtype), (cos[0, :, None], sin[0, :, None])
+        h = h / self.s if self.s != 1 else h                                                             # Eq. 5.4
         wanted = (line.target != IGNORE_INDEX).nonzero()[:, 0]
         M = len(wanted)
         wanted = wanted if M else line.back.new_tensor([line.ids.shape[1] - 1])      # without a question, the last token asks for nothing

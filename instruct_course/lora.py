@@ -75,6 +75,15 @@ def _target_modules(model, targets):
     return sorted(names)
 
 
+def _as_published(model):
+    """`model`, the changes of the layers that `model.rescale` divided by s divided too: an adapter means the published weights; Eq. 5.4."""
+    for layer in model.modules():
+        s = getattr(getattr(layer, "base_layer", None), "rescaled", 1)
+        if s != 1:
+            layer.scaling["default"] /= s
+    return model
+
+
 def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, token_ids=(), seed: int = 0, targets="all-linear"):
     """`model` with fresh LoRA adapters (Eq. 7.1; Hu et al. 2021), as a PeftModel.
 
@@ -91,9 +100,13 @@ def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, to
     target_modules = _target_modules(model, targets)
     torch.manual_seed(seed)
     with _quiet():
-        return get_peft_model(model, LoraConfig(
+        made = get_peft_model(model, LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM",
             trainable_token_indices={names[layer]: rows for layer in layers} if rows else None))
+    for p in made.parameters():
+        if p.requires_grad and p.dtype == torch.float16:                     # trained rows: PEFT leaves them in the base's dtype, and the loss scale needs float32
+            p.data = p.data.float()
+    return _as_published(made)
 
 # %% ../nbs/07_lora.ipynb #save
 def save(model, folder: str | Path, *, base, template: Template | None = None) -> None:
@@ -199,7 +212,7 @@ def load(base, folder: str | Path, *, template: Template | None = None, allow_mi
     _fit(model, folder)
     try:
         with _quiet():
-            return PeftModel.from_pretrained(model, str(folder)).eval()
+            return _as_published(PeftModel.from_pretrained(model, str(folder)).eval())
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, UserWarning) as error:
         raise InputError(f"{folder}: PEFT cannot put this adapter on the model ({str(error).splitlines()[0][:160]}); "
                          "copy the adapter again, or load the base that it was trained on") from None

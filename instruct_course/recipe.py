@@ -5,12 +5,12 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, report as reports, template as templates, train
+from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, plan as plans, report as reports, template as templates, train
 from instruct_course.data import InputError
 from instruct_course.progress import Progress, curves, samples
 from instruct_course.run import Run, Unfinished, fit_vocabulary, write_json
@@ -20,6 +20,7 @@ __all__ = ["TuneConfig", "tune"]
 EVALUATION = ("inputs", "wordings", "knowledge")
 ANSWERS = 32  # held-out rows that a big model answers; the loss is over all of them
 LOOKED_AT = 128  # held-out rows of which the loss is taken in between
+LARGE = 1e9  # parameters above which the plan chooses how the memory is used
 DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
             "7b": {"epochs": 2.0, "lr": 2e-4, "alpha": 32.0, "batch_tokens": 4096, "template": "alpaca"},       # Dettmers et al. 2023, table 9
             "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 512, "template": "alpaca"}}
@@ -101,6 +102,31 @@ def _check(c: TuneConfig, world: int) -> TuneConfig:
     return c
 
 
+def _large(name: str) -> plans.Shape | None:
+    """The shape of a model above a billion parameters, from its config.json alone; None for a smaller one, or for one that the plan does not know. Errors: InputError."""
+    values = plans.config(name)
+    try:
+        shape = plans.shape(name, values)
+    except InputError:
+        return None
+    return shape if shape.parameters > LARGE else None
+
+
+def _planned(c: TuneConfig, say) -> TuneConfig:
+    """`c` with accumulation and checkpointing as a large model needs them on this machine. Errors: InputError, before anything is downloaded or written."""
+    shape = _large(c.model)
+    if shape is None:
+        return c
+    if c.quantization != "nf4":
+        return c
+    card = plans.machine()
+    asked = plans.Setting(max_length=c.max_length, batch_tokens=c.batch_tokens, rank=c.rank, accumulation=c.accumulation, checkpointing=c.checkpointing, dtype=card.dtype, device=card.device)
+    chosen = plans.choose(shape, card, asked)
+    say(f"planned for {card.name} ({card.memory / 1e9:.1f} GB, {card.dtype}): {plans.need(shape, chosen) / 1e9:.1f} GB at its widest, --accumulation {chosen.accumulation}"
+        + (" --checkpointing" if chosen.checkpointing else ", no checkpointing"))
+    return replace(c, accumulation=chosen.accumulation, checkpointing=chosen.checkpointing)
+
+
 def _encode(rows, template, tokenizer, c: TuneConfig, source: str, rejects: Path | None):
     """Encoded rows; a row whose output cannot fit stops it, or is put aside with --skip-bad. Errors: InputError."""
     out, bad, first, kept = [], [], "", []
@@ -157,6 +183,7 @@ def tune(config: TuneConfig | None = None, *, quiet: bool = False, on_step: Call
     c = _check(_as_before(given, place.read("config.json")) if place else given, world)
     place = place or (Unfinished.place(c.out, c.model) if rank == 0 else Unfinished(Path(c.out or "runs")))
     progress = Progress(quiet or rank > 0)
+    c = c if given.resume else _planned(c, progress.say)
     if rank > 0:
         return Run(place.out, _tune(c, place, progress, on_step, started, rank))
     made = [] if given.resume else place.begin(asdict(c))
@@ -261,7 +288,7 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
         return bool(on_step and on_step(h)) or enough
 
     setup = train.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, accumulation=c.accumulation, schedule=c.schedule, noise=_noise(c.noise),
-                              checkpointing=c.checkpointing, seed=c.seed)
+                              checkpointing=c.checkpointing, seed=c.seed, cache=None if _large(c.model) is None else False)
     steps = len(train.plan([len(r.ids) for r in encoded], setup, train.families(encoded)))
     keep = train.Checkpoints(place.folder / "checkpoints", every=c.save_every or max(1, steps // 10), say=progress.say)
     try:

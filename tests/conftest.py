@@ -7,6 +7,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Under pytest-xdist a file stays in one process, with its fixtures; each chapter is a group of its own, the longest first."""
+    for item in items:
+        chapter = "a_chapter_runs" in item.nodeid
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if chapter else item.path.name))
+    items.sort(key=lambda item: "a_chapter_runs" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def nano():
     """The built-in base in 4 bits; tests must leave it as it is."""

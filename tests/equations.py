@@ -7,7 +7,7 @@ import ast
 import re
 
 LIBRARY = ("torch.nn.", "torch.softmax", "torch.log_softmax", "torch.logsumexp", "torch.distributions.", "torch.special.", "torch.optim.", "torch.linalg.",
-           "torch.autograd.", "torch.bucketize", "torch.fake_quantize", "transformers.", "peft.", "bitsandbytes.", "tokenizers.", "datasets.", "rouge_score.", "sacrebleu.", "gguf.", "scipy.")
+           "torch.autograd.", "torch.utils.", "torch.bucketize", "torch.fake_quantize", "transformers.", "peft.", "bitsandbytes.", "tokenizers.", "datasets.", "rouge_score.", "sacrebleu.", "gguf.", "scipy.")
 GIVES = {"instruct_course.model.load": "transformers.", "instruct_course.quantize.bitsandbytes": "bitsandbytes."}   # our doors to libraries' objects
 METHODS = {"softmax", "log_softmax", "logsumexp", "backward"}                                        # of any tensor
 COPIES = {"clone", "detach", "double", "float", "half", "to", "cpu", "item", "tolist", "numpy", "requires_grad_", "copy", "deepcopy", "T", "numel", "view", "reshape",

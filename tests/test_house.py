@@ -105,7 +105,8 @@ def test_settings_are_the_single_source():
 
 
 def test_imports_point_one_way():
-    order = ["verify", "data", "template", "loss", "attention", "quantize", "lora", "model", "batch", "engine", "checkpoint", "train", "generate", "evaluate", "following", "judge", "harness", "progress", "track", "run", "report", "recipe", "doctor", "cli"]
+    order = ["verify", "data", "template", "loss", "attention", "quantize", "lora", "model", "batch", "engine", "plan", "checkpoint", "train", "rehearse", "generate", "evaluate", "following", "judge",
+             "harness", "progress", "track", "run", "report", "merge", "export", "guard", "worker", "chat", "serve", "recipe", "doctor", "cli"]
     for i, name in enumerate(order):
         source = (ROOT / "instruct_course" / f"{name}.py").read_text(encoding="utf-8")
         used = set(re.findall(r"(?:from instruct_course\.|from \.)(\w+) import", source))

@@ -26,6 +26,7 @@ dependencies = {requirements}
 
 [project.optional-dependencies]
 eval = {eval_requirements}
+serve = {serve_requirements}
 dev = {dev_requirements}
 
 [project.scripts]
@@ -61,7 +62,7 @@ def generate():
     s = dict(parser["DEFAULT"])
     name, target = (part.strip() for part in s["console_script"].split("=", 1))
     values = {k: json.dumps(v) for k, v in s.items()}
-    lists = {k: json.dumps(s[k].split(), indent=4).replace("\n]", ",\n]") for k in ("requirements", "eval_requirements", "dev_requirements")}
+    lists = {k: json.dumps(s[k].split(), indent=4).replace("\n]", ",\n]") for k in ("requirements", "eval_requirements", "serve_requirements", "dev_requirements")}
     values |= lists | {"keywords": json.dumps(s["keywords"].split()), "python": json.dumps(">=" + s["min_python"]),
                        "script_name": name, "script_target": json.dumps(target)}
     init = ROOT / "instruct_course" / "__init__.py"
