@@ -1,12 +1,12 @@
 """What a measurement was made on, and how much memory it took."""
 import os
 import platform
-import threading
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+from instruct_course.rehearse import Peak, anonymous        # what benchmarks measure memory with
 
 PACKAGES = ("instruct_course", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "trl")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")      # set on a shared machine, and wrong on a quiet one
@@ -38,27 +38,3 @@ def cpu() -> dict:
     return {"system": platform.system(), "machine": platform.machine(), "name": line("model name") or platform.processor(), "cores": os.cpu_count(), "flags": flags,
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "threads": torch.get_num_threads(),
             "load": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None}
-
-
-def anonymous() -> int:
-    """Bytes of memory that belong to this process alone and to no file: RssAnon on Linux, the resident set elsewhere."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(l.split()[1]) for l in status.read_text(encoding="utf-8").splitlines() if l.startswith("RssAnon")) * 1024
-    return psutil.Process().memory_info().rss
-
-
-class Peak:
-    """A thread that looks every 20 ms while it is `on`: `bytes` is the most of `anonymous` that it saw, `resident` the most of all memory, files that
-    are mapped included; `before` is the anonymous memory when it started."""
-
-    def __init__(self, on: bool = True):
-        self.before = self.bytes = anonymous()
-        self.on, self.resident, self._process = on, 0, psutil.Process()
-        threading.Thread(target=self._look, daemon=True).start()
-
-    def _look(self):
-        while True:
-            if self.on:
-                self.bytes, self.resident = max(self.bytes, anonymous()), max(self.resident, self._process.memory_info().rss)
-            time.sleep(.02)

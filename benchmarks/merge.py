@@ -31,13 +31,13 @@ def merge(folder: Path, shard: float) -> dict:
     """Merge them, and say what it took."""
     import torch
     from instruct_course import merge as merges
+    from instruct_course.rehearse import Peak
     started = time.perf_counter()
-    with merges.anonymous_peak() as idle:
-        adapter = merges.read_adapter(folder / "adapter")
-    with merges.anonymous_peak() as peak:
+    adapter = merges.read_adapter(folder / "adapter")
+    with Peak() as peak:
         (folder / "out").mkdir()
         written = merges.write_shards(merges._tensors(folder / "base", adapter, "dequantized", SHAPE["vocab_size"], torch.bfloat16), folder / "out", shard_bytes=int(shard * 2 ** 30))
-    return {"written_bytes": written, "before_bytes": idle["bytes"], "peak_bytes": peak["bytes"], "seconds": time.perf_counter() - started,
+    return {"written_bytes": written, "before_bytes": peak.before, "peak_bytes": peak.bytes, "seconds": time.perf_counter() - started,
             "shards": len(list((folder / "out").glob("*.safetensors")))}
 
 

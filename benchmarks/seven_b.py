@@ -17,54 +17,19 @@ from .machine import Peak, anonymous, cpu, environment, versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def build(layers: int, *, copies: bool = False, mapped: bool = True, say=print):
-    """The model: never more than one layer's weights in 16 bits, then as NF4 with double quantisation; the embedding and the head in bf16.
-
-    mapped: these two lie in a safetensors file that is mapped into memory, as transformers leaves them when it loads a folder, so that they are no
-    anonymous memory. copies: quantise one layer and copy its codes for all others, which takes seconds instead of minutes and the same memory.
+def build(layers: int, *, mapped: bool = True, say=print):
+    """The model of `rehearse.build`. mapped: embedding and head lie in a safetensors file that is mapped into memory, as transformers leaves them when it
+    loads a folder, so that they are no anonymous memory.
     """
     import torch
-    from instruct_course import quantize
-    bnb = quantize.bitsandbytes()
+    from instruct_course import plan, rehearse
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM, Qwen2Config
-    config = Qwen2Config(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=layers, num_attention_heads=28, num_key_value_heads=4,
-                         max_position_embeddings=32768, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=False)
-    bf16, rng = torch.bfloat16, torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=bf16)
-    random = lambda shape: torch.empty(shape, dtype=bf16).normal_(0, .02, generator=rng)
-    first = {}
-    with quantize.fast_loading():
-        for i, layer in enumerate(model.model.layers):
-            for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]:
-                new = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None, compute_dtype=bf16, compress_statistics=True, quant_type="nf4",
-                                        device="meta")
-                if copies and i:
-                    data, state = first[name].data.clone(), first[name].quant_state
-                    new.weight = bnb.nn.Params4bit(data, requires_grad=False, quant_state=state, bnb_quantized=True, quant_type="nf4", module=new)
-                else:
-                    new.weight = bnb.nn.Params4bit(random(linear.weight.shape), requires_grad=False, compress_statistics=True, quant_type="nf4", module=new).to("cpu")
-                    first.setdefault(name, new.weight)
-                new.quant_state = new.weight.quant_state
-                if linear.bias is not None:
-                    new.bias = torch.nn.Parameter(random(linear.bias.shape), requires_grad=False)
-                layer.set_submodule(name, new)
-            say(f"\rlayer {i + 1} of {layers}, {anonymous() / 1e9:.2f} GB", end="", flush=True)
-    for module in [m for m in model.modules() if "weight" in m._parameters and m.weight is not None and m.weight.is_meta]:      # norms, embedding, head
-        value = torch.ones(module.weight.shape, dtype=bf16) if module.weight.dim() == 1 else random(module.weight.shape)
-        if mapped and value.dim() == 2:
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:      # the mapping outlives the name
-                save_file({"weight": value}, Path(folder) / "weight.safetensors")
-                value = load_file(Path(folder) / "weight.safetensors")["weight"]
-        module.weight = torch.nn.Parameter(value, requires_grad=False)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    left = [n for n, t in [*model.named_parameters(), *model.named_buffers()] if t.is_meta]
-    assert not left, left
-    model.is_loaded_in_4bit = model.is_quantized = True
-    quantize.protect(model)
-    say()
-    return model.requires_grad_(False).eval()
+    model, _ = rehearse.build(plan.SHAPES["Qwen/Qwen2.5-7B"] | {"num_hidden_layers": layers}, say=say)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()) if mapped else ():
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:      # the mapping outlives the name
+            save_file({"weight": module.weight.data}, Path(folder) / "weight.safetensors")
+            module.weight = torch.nn.Parameter(load_file(Path(folder) / "weight.safetensors")["weight"], requires_grad=False)
+    return model
 
 
 def floor(model, shape, clock, rank: int) -> dict[str, float]:
@@ -93,7 +58,7 @@ def measure(o) -> dict:
         torch.set_num_threads(o.threads)
     peak = Peak()
     started = time.perf_counter()
-    model = build(o.layers, copies=o.copies, mapped=not o.unmapped)
+    model = build(o.layers, mapped=not o.unmapped)
     built = {"seconds": time.perf_counter() - started, "peak_bytes": peak.bytes}
     net = lora.attach(model, rank=o.rank, alpha=2 * o.rank, seed=0).train()
     gc.collect()
@@ -138,7 +103,6 @@ def main():
     p.add_argument("--tokens", type=int, default=512, help="in the one row of a step; half of them are supervised")
     p.add_argument("--steps", type=int, default=3)
     p.add_argument("--rank", type=int, default=16)
-    p.add_argument("--copies", action="store_true", help="quantise one layer and copy it: the same speed and memory, built in seconds")
     p.add_argument("--unmapped", action="store_true", help="embedding and head in anonymous memory too, 2.2 GB, instead of mapped from a file as a load leaves them")
     p.add_argument("--threads", type=int, default=0, help="0: one a core")
     p.add_argument("--name", help="of the result in benchmarks/results; today's date if not given")

@@ -2,14 +2,13 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'REPORT_BYTES', 'WHY', 'dequantized', 'response_scores', 'kl', 'compare', 'Adapter', 'read_adapter',
-           'write_shards', 'is_merged', 'open_merged', 'anonymous_peak', 'whole', 'Parts', 'parts', 'merge']
+           'write_shards', 'is_merged', 'open_merged', 'whole', 'Parts', 'parts', 'merge']
 
 # %% ../nbs/12_merge.ipynb #dequantized
 import json
 import math
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from . import lora, model as models, quantize, template as templates
 from .data import InputError
 from .progress import Progress
 from .report import EvalConfig, _rows, spread
+from .rehearse import Peak
 from .run import Run, open_run, write_json
 
 
@@ -239,33 +239,6 @@ def open_merged(folder: str | Path, *, dtype: torch.dtype | None = None):
         base = models.load(str(folder.resolve()), quantization="none", dtype=dtype)
     return base.model, base.tokenizer, templates.read(folder / "template.json")
 
-# %% ../nbs/12_merge.ipynb #memory
-@contextmanager
-def anonymous_peak(every: float = .02):
-    """A dict whose 'bytes' are, after the block, the largest anonymous memory that this process had in it; None where the system does not say."""
-    status, over, out = Path("/proc/self/status"), threading.Event(), {"bytes": None}
-
-    def look():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("RssAnon:"):
-                out["bytes"] = max(out["bytes"] or 0, 1024 * int(line.split()[1]))
-
-    def watch():
-        while not over.wait(every):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    if status.exists():
-        look()
-        thread.start()
-    try:
-        yield out
-    finally:
-        over.set()
-        if thread.ident:
-            thread.join()
-            look()
-
 # %% ../nbs/12_merge.ipynb #judge
 REPORT_BYTES = 2e9      # of the trained model's log-probabilities, which lie in a scratch file
 
@@ -392,14 +365,14 @@ def merge(run: str | Path, out: str | Path, *, onto: str | None = None, dtype: s
             if need > free:
                 raise InputError(f"--out {out}: the merged weights take {need / 1e9:.1f} GB, and this disk has {free / 1e9:.1f} GB free; name another place")
             folders = {k: scratch / (k if len(kinds) > 1 else "") for k in kinds}
-            with anonymous_peak() as peak:
+            with Peak() as peak:
                 for k, folder in folders.items():
                     folder.mkdir(exist_ok=True)
                     write_shards(p.tensors(k, kind), folder, shard_bytes=shard_bytes, progress=lambda n: progress(f"merging onto {k}", n, total))
                     _write_beside(folder, p, kind)
                     report["bytes"][k] = sum(p.stat().st_size for p in folder.iterdir())
                     write_json(folder / "merge.json", report | {"onto": k})      # the sign of a merged folder, which open_merged looks for
-            report["anonymous_bytes"]["merging"] = peak["bytes"]
+            report["anonymous_bytes"]["merging"] = peak.bytes
             _with_report(report, opened, folders, out.parent, limit, progress.say)
             for place, k in [(folder, k) for k, folder in folders.items()] + [(scratch, report["onto"])]:
                 write_json(place / "merge.json", report | {"onto": k})
@@ -414,9 +387,9 @@ def _with_report(report: dict, run: Run, folders: dict[str, Path], where: Path, 
         report["no_report"] = "it was not asked for (--limit 0)"
         return
     try:
-        with tempfile.TemporaryDirectory(dir=where) as scratch, anonymous_peak() as peak:
+        with tempfile.TemporaryDirectory(dir=where) as scratch, Peak() as peak:
             report["report"] = _judge(run, folders, Path(scratch), limit, say)
-        report["anonymous_bytes"]["judging"] = peak["bytes"]
+        report["anonymous_bytes"]["judging"] = peak.bytes
     except (InputError, torch.OutOfMemoryError) as error:
         report["no_report"] = str(error).splitlines()[0]
         say(f"no report: {report['no_report']}")

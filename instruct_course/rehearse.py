@@ -34,19 +34,31 @@ def anonymous() -> int:
 
 
 class Peak:
-    """A thread that looks every 10 ms while it is `on`: `bytes` is the most of `anonymous` that it saw, `resident` the most of all memory, mapped files included;
-    `before` is the anonymous memory when it started."""
+    """A thread that looks every so many seconds while it is `on`: `bytes` is the most of `anonymous` that it saw, `resident` the most of all memory, mapped files
+    included; `before` is the anonymous memory when it started. As a context manager it ends with its block."""
 
-    def __init__(self, on: bool = True):
+    def __init__(self, on: bool = True, every: float = .01):
         self.before = self.bytes = anonymous()
-        self.on, self.ended, self.resident, self._process = on, False, 0, psutil.Process()
-        threading.Thread(target=self._look, daemon=True).start()
+        self.on, self.resident, self._process, self._over = on, 0, psutil.Process(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(every,), daemon=True)
+        self._thread.start()
 
     def _look(self):
-        while not self.ended:
+        self.bytes, self.resident = max(self.bytes, anonymous()), max(self.resident, self._process.memory_info().rss)
+
+    def _watch(self, every: float):
+        while not self._over.wait(every):
             if self.on:
-                self.bytes, self.resident = max(self.bytes, anonymous()), max(self.resident, self._process.memory_info().rss)
-            time.sleep(.01)
+                self._look()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._over.set()
+        self._thread.join()
+        if self.on:
+            self._look()
 
 # %% ../nbs/13_rehearse.ipynb #build
 def build(values: dict, *, dtype=torch.bfloat16, device="cpu", say=print):
@@ -148,13 +160,10 @@ def rehearse(name: str, setting: plan.Setting = plan.Setting(max_length=512, bat
     gc.collect()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    peak = Peak()
-    try:
+    with Peak() as peak:
         model, layer = build(values, dtype=dtype, device=setting.device, say=say)
         built = anonymous() - peak.before
         seconds = _train(model, values, setting, steps, products, say)
-    finally:
-        peak.ended = True
     parts = plan.memory(shape, setting)
     measured, planned = torch.cuda.max_memory_allocated() if cuda else peak.bytes - peak.before, sum(parts.values())
     return {"version": 1, "model": shape.name, "shape": asdict(shape), "setting": asdict(setting), "steps": steps, "products": products,

@@ -99,13 +99,12 @@ def test_a_download_is_whole_said_and_kept(hub):
 
 
 def test_a_broken_download_goes_on(hub):
-    """Within a run from the byte where the line went dead; in the next run with the files that are not whole yet."""
+    """With the files that are not whole yet, and with no other. (Within a run the hub's library asks for the bytes that are missing.)"""
     server, run = hub
     server.breaks = 1 << 20
     first = run("model.resolve('own/nano')")
     assert "error: --model own/nano: the hub did not give own/nano" in first
-    starts, server.breaks = [start for name, start in server.fetched if name == "model.safetensors"], 0
-    assert starts[0] == 0 and len(starts) > 1 and starts == sorted(set(starts))
+    server.breaks = 0
     server.fetched.clear()
     assert run("model.fingerprint(model.resolve('own/nano'))").split()[-1] == models.fingerprint(NANO) and [name for name, _ in server.fetched] == ["model.safetensors"]
 

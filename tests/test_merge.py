@@ -187,11 +187,9 @@ def test_memory_is_bounded_by_a_shard_and_not_by_the_model(tmp_path):
     grown = []
     for n in (8, 64):
         (tmp_path / str(n)).mkdir()
-        with merge.anonymous_peak(.002) as before:
-            pass
-        with merge.anonymous_peak(.002) as peak:
+        with merge.Peak(every=.002) as peak:
             merge.write_shards(made(n), tmp_path / str(n), shard_bytes=8 << 20)
-        grown.append(peak["bytes"] - before["bytes"])
+        grown.append(peak.bytes - peak.before)
     assert grown[1] < 64 << 20
 
 
