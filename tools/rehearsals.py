@@ -1,6 +1,6 @@
 """Re-make the table of rehearsals beside their plans: `python -m tools.rehearsals` (all of them), `--only 3 7` (some), `--missing` (those not in the table).
 
-Each runs in a process of its own, so that memory is counted apart. The rows go to instruct_course/assets/studies/rehearsals.json, which chapter 13 reads and
+Each runs in a process of its own, so that memory is counted apart. The rows go to instruct_course/assets/rehearsals.json, which chapter 13 reads and
 plots; CI makes two small ones again. `development` marks the rows that were looked at while the formulas of `plan` were written; the others were fixed before
 any of them was run. On a processor without 16-bit products most rows leave the products out (`"products": false`), which takes the same memory: rows with
 float32 and products are there for comparison.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "instruct_course" / "assets" / "studies" / "rehearsals.json"
+RESULTS = Path(__file__).parents[1] / "instruct_course" / "assets" / "rehearsals.json"
 
 
 def _shape(kind, vocab, hidden, intermediate, layers, heads, kv_heads, tied=True, **more):
