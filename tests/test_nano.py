@@ -121,5 +121,5 @@ def test_knowledge_stands_in_no_training_row():
 
 
 def test_pretraining_begins_as_it_did():
-    done = subprocess.run([sys.executable, "-m", "tools.make_nano", "--check", "20"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "tools.make_nano", "--check", "10"], cwd=ROOT, capture_output=True, text=True)
     assert "agree with the kept log" in done.stdout, done.stdout[-500:] + done.stderr[-800:]
