@@ -244,7 +244,7 @@ def main(task: dict, out):
         net = None
     else:
         net = lora.attach(base.model, rank=RANK, alpha=ALPHA, seed=0)
-    peak = Peak(on=False)
+    peak = Peak(on=False, every=.02)
     held_out = lambda: train.heldout_loss(net, held, pad_id=pad_id)[0]
 
     def slices_of(steps: int) -> Slices:

@@ -56,7 +56,7 @@ def measure(o) -> dict:
     from .products import Clock, shape_of
     if o.threads:
         torch.set_num_threads(o.threads)
-    peak = Peak()
+    peak = Peak(every=.02)
     started = time.perf_counter()
     model = build(o.layers, mapped=not o.unmapped)
     built = {"seconds": time.perf_counter() - started, "peak_bytes": peak.bytes}

@@ -357,8 +357,9 @@ def plan_(model: Annotated[str, typer.Argument(help="nano, smollm2, 7b, llama-2-
     from instruct_course.data import InputError
     if gpu and gpu.lower() not in plans.CARDS:
         raise InputError(f"--gpu {gpu}: use one of {', '.join(plans.CARDS)}, or --memory with its GB")
-    if memory is not None and not 0 < memory < 1e5 or price is not None and price < 0 or tokens < 1:
-        raise InputError("--memory, --price and --tokens: they must be above 0")
+    for name, value in (("memory", memory), ("price", price), ("tokens", tokens)):
+        if value is not None and not 0 < value < 1e15:
+            raise InputError(f"--{name} {value}: it must be above 0")
     values = plans.config(model)
     card = plans.CARDS[gpu.lower()] if gpu else plans.Card(f"a GPU with {memory:g} GB", memory * 1e9, 0.0, "bfloat16") if memory else plans.machine()
     if gpu and memory:
@@ -369,6 +370,7 @@ def plan_(model: Annotated[str, typer.Argument(help="nano, smollm2, 7b, llama-2-
 
 
 def _show_plan(made: dict):
+    """A plan as tables, and the time and cost of an epoch in a sentence."""
     from rich.console import Console
     from rich.table import Table
     console, card = Console(), made["card"]
@@ -393,12 +395,14 @@ def _show_plan(made: dict):
         console.print(rungs)
     if not made["engine"]:
         say("The engine does not take models of this type: the plainer path that trains it needs more memory and time than this.")
+    if made["copies"]:
+        say(f"So small a model is trained faster with copies of its weights beside the 4-bit ones, {_gigabytes(made['copies'])} GB more, where that is less than a quarter of the free memory.")
     epoch = made["epoch"]
     if epoch["seconds"] is not None:
-        minutes = epoch["seconds"] / 60
-        long = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes"
-        say(f"{epoch['tokens']:,} tokens take about {long}"
-            + (f" and cost about {epoch['cost']:.2f}" if epoch["cost"] is not None else "") + f": {epoch['operations_per_token'] / 1e9:.0f} billion operations a token, at {epoch['share']:.0%} of {'the peak of its data sheet' if card['device'] == 'cuda' else 'what a bare product reaches here'} (assumed).")
+        minutes, rate = epoch["seconds"] / 60, "the peak of its data sheet" if card["device"] == "cuda" else "what a bare product reaches here"
+        say(f"{epoch['tokens']:,} tokens take about " + (f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes")
+            + (f" and cost about {epoch['cost']:.2f}" if epoch["cost"] is not None else "")
+            + f": {epoch['operations_per_token'] / 1e9:.2g} billion operations a token, at {epoch['share']:.0%} of {rate} (assumed).")
     fits = [name for name, ok in made["cards"].items() if ok]
     say(f"As asked it fits on: {', '.join(fits) or 'none of the cards in the list'}.")
 

@@ -20,7 +20,6 @@ __all__ = ["TuneConfig", "tune"]
 EVALUATION = ("inputs", "wordings", "knowledge")
 ANSWERS = 32  # held-out rows that a big model answers; the loss is over all of them
 LOOKED_AT = 128  # held-out rows of which the loss is taken in between
-LARGE = 1e9  # parameters above which the plan chooses how the memory is used
 DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
             "7b": {"epochs": 2.0, "lr": 2e-4, "alpha": 32.0, "batch_tokens": 4096, "template": "alpaca"},       # Dettmers et al. 2023, table 9
             "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 512, "template": "alpaca"}}
@@ -103,21 +102,19 @@ def _check(c: TuneConfig, world: int) -> TuneConfig:
 
 
 def _large(name: str) -> plans.Shape | None:
-    """The shape of a model above a billion parameters, from its config.json alone; None for a smaller one, or for one that the plan does not know. Errors: InputError."""
+    """The shape of a model above `plan.LARGE` parameters, from its config.json alone; None for a smaller one, or for one that the plan does not know. Errors: InputError."""
     values = plans.config(name)
     try:
         shape = plans.shape(name, values)
     except InputError:
         return None
-    return shape if shape.parameters > LARGE else None
+    return shape if shape.parameters > plans.LARGE else None
 
 
 def _planned(c: TuneConfig, say) -> TuneConfig:
     """`c` with accumulation and checkpointing as a large model needs them on this machine. Errors: InputError, before anything is downloaded or written."""
     shape = _large(c.model)
-    if shape is None:
-        return c
-    if c.quantization != "nf4":
+    if shape is None or c.quantization != "nf4":
         return c
     card = plans.machine()
     asked = plans.Setting(max_length=c.max_length, batch_tokens=c.batch_tokens, rank=c.rank, accumulation=c.accumulation, checkpointing=c.checkpointing, dtype=card.dtype, device=card.device)

@@ -180,5 +180,7 @@ def describe(made: dict) -> str:
     if measured["seconds"]:
         last, rate = measured["seconds"][-1], planned["operations"] / measured["seconds"][-1]
         lines.append(f"a step took {last:.1f} s: {s['batch_tokens'] / last:.1f} tokens and {rate / 1e9:.0f} billion operations a second; a million tokens would take {1e6 / s['batch_tokens'] * last / 3600:.1f} hours here")
+    if made["shape"]["kind"] not in plan.KINDS:
+        lines.append(f"the engine does not take models of type {made['shape']['kind']}: they train on the library's plainer path, which the plan does not know")
     lines.append(f"quantising takes {measured['layer_seconds']:.1f} s a layer, about {measured['layer_seconds'] * made['shape']['layers']:.0f} s for all, once")
     return "\n".join(lines)
