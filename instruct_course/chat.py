@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'xray', 'page', 'ask', 'drawn', 'widget']
 
-# %% ../nbs/12_chat.ipynb #xray
+# %% ../nbs/12_chat.ipynb #imports
 import base64
 import hashlib
 import html
@@ -15,7 +15,7 @@ from dataclasses import replace
 from . import generate, template as templates
 from .data import ASSETS, Example, InputError
 
-
+# %% ../nbs/12_chat.ipynb #xray
 def _shown(tokenizer, i: int) -> str:
     """A token as it can be read: spaces and new lines as signs, half a character as its bytes' piece."""
     text = tokenizer.decode([i])

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['HUB', 'WHEEL', 'GGUF', 'GGUF_SHA256', 'WANTED', 'ROOM', 'NAMES', 'RESCALES', 'ROOMY', 'MOST', 'PROBES', 'KEEP_ABOVE',
            'Layer', 'Llama', 'by_hand', 'Base', 'cache_folder', 'config_file', 'resolve', 'fingerprint', 'weight_bytes',
-           'peaks', 'rescale', 'settle', 'frugal_malloc', 'compute_dtype', 'load']
+           'peaks', 'rescale', 'settle', 'compute_dtype', 'frugal_malloc', 'load']
 
 # %% ../nbs/05_model.ipynb #llama
 import ctypes
@@ -174,12 +174,28 @@ def _from_gguf(gguf: Path, folder: Path, sha256: str, say) -> Path:
         shutil.copytree(scratch, folder, dirs_exist_ok=True)
     return folder
 
-# %% ../nbs/05_model.ipynb #resolve
+# %% ../nbs/05_model.ipynb #named
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 ROOM = 1e9            # bytes that stay free on the disk
 NAMES = ("nano", "smollm2", *HUB)
 
 
+def _named(name: str) -> Path | str:
+    """The folder that a name means, if it is on this machine without the hub, else its hub id. Errors: InputError."""
+    if name == "nano":
+        return ASSETS / "nano"
+    path = Path(name).expanduser()
+    if path.exists():
+        if not (path / "config.json").exists():
+            raise InputError(f"--model {name}: there is no config.json in it; name a folder that holds a model")
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 and name not in HUB:
+        near = difflib.get_close_matches(name, NAMES, 1)
+        raise InputError(f"--model {name}: there is no such folder, and a hub id looks like owner/name; " +
+                         (f"did you mean {near[0]}?" if near else f"use {', '.join(NAMES)}, a folder or a hub id"))
+    return HUB.get(name, name)
+
+# %% ../nbs/05_model.ipynb #why
 def _why(hub_id: str, error: Exception) -> str:
     """What went wrong on the way to the hub, and what to do, as a part of a sentence."""
     from huggingface_hub import errors
@@ -190,10 +206,21 @@ def _why(hub_id: str, error: Exception) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE forbids the network; unset it, or name a local folder"
     if getattr(error, "errno", None) == 28:
-        return f"the disk is full; make room, or set HF_HOME to another disk, and start again: the download goes on where it stopped"
+        return "the disk is full; make room and start again: files that are whole stay, the others are fetched anew; or set HF_HOME to another disk"
     return f"the hub did not give {hub_id} ({type(error).__name__}); check the network, set HF_ENDPOINT to a mirror, or name a local folder"
 
 
+def config_file(name: str) -> Path:
+    """The config.json of a model, the only file that is fetched. Errors: InputError as of `resolve`."""
+    if isinstance(found := _named(name), Path):
+        return found / "config.json"
+    import huggingface_hub
+    try:
+        return Path(huggingface_hub.hf_hub_download(found, "config.json"))
+    except Exception as error:  # the hub's library raises its own errors, those of its HTTP library and of the system
+        raise InputError(f"--model {name}: {_why(found, error)}") from None
+
+# %% ../nbs/05_model.ipynb #disk
 def _kept(hub_id: str) -> Path | None:
     """The folder of a model in the hub's cache, if all that is wanted of it is there: a download that broke off leaves a folder with holes."""
     import huggingface_hub
@@ -216,40 +243,13 @@ def _has_disk(name: str, hub_id: str) -> int:
     if not any(f.rfilename.endswith(".safetensors") for f in files):
         raise InputError(f"--model {name}: {hub_id} has no .safetensors weights, and pickled ones are not loaded; name a model that has them")
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    there = sum(p.stat().st_size for p in (cache / f"models--{hub_id.replace('/', '--')}" / "blobs").glob("*"))
+    there = sum(p.stat().st_size for p in (cache / f"models--{hub_id.replace('/', '--')}" / "blobs").glob("*") if p.suffix != ".incomplete")      # those begin anew
     need, home = max(0, sum(f.size or 0 for f in files) - there), next(p for p in (cache, *cache.absolute().parents) if p.exists())
     if (free := shutil.disk_usage(home).free) < need + ROOM:
         raise InputError(f"--model {name}: {hub_id} needs {need / 1e9:.1f} GB more on the disk of the hub's cache, and {free / 1e9:.1f} GB are free; make room, or set HF_HOME to another disk")
     return need
 
-
-def _named(name: str) -> Path | str:
-    """The folder that a name means, if it is on this machine without the hub, else its hub id. Errors: InputError."""
-    if name == "nano":
-        return ASSETS / "nano"
-    path = Path(name).expanduser()
-    if path.exists():
-        if not (path / "config.json").exists():
-            raise InputError(f"--model {name}: there is no config.json in it; name a folder that holds a model")
-        return path
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 and name not in HUB:
-        near = difflib.get_close_matches(name, NAMES, 1)
-        raise InputError(f"--model {name}: there is no such folder, and a hub id looks like owner/name; " +
-                         (f"did you mean {near[0]}?" if near else f"use {', '.join(NAMES)}, a folder or a hub id"))
-    return HUB.get(name, name)
-
-
-def config_file(name: str) -> Path:
-    """The config.json of a model, the only file that is fetched. Errors: InputError as of `resolve`."""
-    if isinstance(found := _named(name), Path):
-        return found / "config.json"
-    import huggingface_hub
-    try:
-        return Path(huggingface_hub.hf_hub_download(found, "config.json"))
-    except Exception as error:  # the hub's library raises its own errors, those of its HTTP library and of the system
-        raise InputError(f"--model {name}: {_why(found, error)}") from None
-
-
+# %% ../nbs/05_model.ipynb #resolve
 def resolve(name: str, *, say=print) -> Path:
     """The local folder of a base model, downloaded if need be and said before; a download that broke off goes on. Errors: InputError that says what to do next."""
     if name == "smollm2":
@@ -265,7 +265,7 @@ def resolve(name: str, *, say=print) -> Path:
         return Path(huggingface_hub.snapshot_download(found, allow_patterns=WANTED))
     except InputError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # as in config_file
         raise InputError(f"--model {name}: {_why(found, error)}") from None
 
 # %% ../nbs/05_model.ipynb #fingerprint
@@ -414,10 +414,16 @@ def settle(model, tokenizer, name: str, *, say=print):
     if getattr(model, "rescaled", 1) > 1:
         say(f"{name} comes too near the end of float16 (65,504): its residual stream is divided by {model.rescaled}, and its answers stay the same")
 
-# %% ../nbs/05_model.ipynb #load
-KEEP_ABOVE = 1e9      # bytes of weights from which the 4-bit form is kept in the cache
+# %% ../nbs/05_model.ipynb #dtype
+def compute_dtype(name: str):
+    """The dtype to compute in: bf16 where the machine multiplies it natively, float16 on older GPUs, else float32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    quantize.bitsandbytes()
+    from bitsandbytes.functional import has_avx512bf16
+    return torch.bfloat16 if name != "nano" and has_avx512bf16() else torch.float32
 
-
+# %% ../nbs/05_model.ipynb #weights
 def frugal_malloc():
     """From now on blocks above 128 kB go back to the system as soon as they are freed. On Linux's C library only; elsewhere nothing happens.
 
@@ -427,15 +433,6 @@ def frugal_malloc():
         ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 17)        # M_MMAP_THRESHOLD, where it starts; said so, it stays there
     except (OSError, AttributeError):
         pass
-
-
-def compute_dtype(name: str):
-    """The dtype to compute in: bf16 where the machine multiplies it natively, float16 on older GPUs, else float32."""
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    quantize.bitsandbytes()
-    from bitsandbytes.functional import has_avx512bf16
-    return torch.bfloat16 if name != "nano" and has_avx512bf16() else torch.float32
 
 
 def _weights(folder: Path, quantization: str, dtype, device):
@@ -453,6 +450,9 @@ def _weights(folder: Path, quantization: str, dtype, device):
     finally:
         logging.enable_progress_bar()
         logging.set_verbosity(level)
+
+# %% ../nbs/05_model.ipynb #load
+KEEP_ABOVE = 1e9      # bytes of weights from which the 4-bit form is kept in the cache
 
 
 def load(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print) -> Base:

@@ -109,6 +109,16 @@ def test_a_broken_download_goes_on(hub):
     assert run("model.fingerprint(model.resolve('own/nano'))").split()[-1] == models.fingerprint(NANO) and [name for name, _ in server.fetched] == ["model.safetensors"]
 
 
+def test_what_was_only_begun_is_not_there(hub, tmp_path):
+    """A whole file counts as downloaded; one that broke off does not, for the hub's library begins it anew."""
+    blobs = tmp_path / "home" / "hub" / "models--own--nano" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "whole").write_bytes(bytes(1000))
+    (blobs / "begun.12345678.incomplete").write_bytes(bytes(1 << 20))
+    wanted = {p for pattern in models.WANTED for p in NANO.glob(pattern)}
+    assert int(hub[1]("model._has_disk('own/nano', 'own/nano')")) == sum(p.stat().st_size for p in wanted) - 1000
+
+
 def test_a_folder_with_holes_is_filled(hub, tmp_path):
     server, run = hub
     run("model.resolve('own/nano')")

@@ -187,7 +187,7 @@ def test_a_full_disk_is_said(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(models, "_has_disk", lambda name, hub_id: 1000)
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(InputError, match="the disk is full.*goes on where it stopped"):
+    with pytest.raises(InputError, match="the disk is full.*files that are whole stay"):
         models.load("owner/thing", say=lambda text: None)
 
 
