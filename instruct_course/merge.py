@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['VARIANTS', 'REPORT_BYTES', 'WHY', 'dequantized', 'response_scores', 'kl', 'compare', 'Adapter', 'read_adapter',
-           'write_shards', 'is_merged', 'open_merged', 'whole', 'Parts', 'parts', 'merge']
+           'write_shards', 'write_tokenizer', 'is_merged', 'open_merged', 'Parts', 'parts', 'merge']
 
 # %% ../nbs/12_merge.ipynb #dequantized
 import json
@@ -10,7 +10,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from .data import InputError
 from .progress import Progress
 from .report import EvalConfig, _rows, spread
 from .rehearse import Peak
-from .run import Run, open_run, write_json
+from .run import Run, open_run, whole, write_json
 
 
 def dequantized(weight: torch.Tensor) -> torch.Tensor:
@@ -59,7 +58,7 @@ def compare(model, encoded: Sequence, trained: np.ndarray) -> dict:
         far, same, at = far + kl(p, q).double().sum().item(), same + (p.argmax(1) == q.argmax(1)).sum().item(), at + len(q)
     return {"loss": nats / at, "kl": max(0.0, far / at), "top1": same / at}
 
-# %% ../nbs/12_merge.ipynb #adapter
+# %% ../nbs/12_merge.ipynb #adapter-kinds
 @dataclass(frozen=True)
 class Adapter:
     """A LoRA adapter as it lies in a folder. pairs: {layer: (A (r, in), B (out, r), scale)}; rows: {embedding or head: (ids, rows (n, H))}."""
@@ -68,9 +67,22 @@ class Adapter:
 
 
 _OTHER = {"use_dora": "DoRA", "lora_bias": "biases in B", "fan_in_fan_out": "transposed weights", "modules_to_save": "whole modules that were trained",
-          "layer_replication": "replicated layers", "alora_invocation_tokens": "aLoRA", "use_qalora": "QALoRA", "target_parameters": "adapters on bare parameters"}
+          "layer_replication": "replicated layers", "alora_invocation_tokens": "aLoRA", "use_qalora": "QALoRA",
+          "target_parameters": "adapters on bare parameters"}
 
 
+def _foreign(c: dict) -> list[str]:
+    """What an adapter's configuration `c` asks for that is not merged here, in words; nothing for a plain LoRA."""
+    found = [what for key, what in _OTHER.items() if c.get(key)]
+    if c.get("peft_type") != "LORA":
+        found.append(f"a {c.get('peft_type')} adapter")
+    if c.get("bias", "none") != "none":
+        found.append("trained biases")
+    if str(c.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq")):
+        found.append(f"a base that {c['init_lora_weights']} changed")
+    return found
+
+# %% ../nbs/12_merge.ipynb #adapter
 def read_adapter(folder: str | Path) -> Adapter:
     """The adapter that PEFT or `lora.save` wrote into `folder`. Errors: InputError where it is not there, or of a kind that is not merged here."""
     from peft.utils.other import get_pattern_key
@@ -81,9 +93,7 @@ def read_adapter(folder: str | Path) -> Adapter:
         c, tensors = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")), load_file(folder / "adapter_model.safetensors")
     except (OSError, ValueError, SafetensorError):
         raise InputError(f"{folder}: there is no adapter here (adapter_config.json or adapter_model.safetensors cannot be read); copy it again") from None
-    other = [what for key, what in _OTHER.items() if c.get(key)] + ([f"a {c.get('peft_type')} adapter"] if c.get("peft_type") != "LORA" else []) + (
-        ["trained biases"] if c.get("bias", "none") != "none" else []) + (
-        [f"a base that {c['init_lora_weights']} changed"] if str(c.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "loftq")) else [])
+    other = _foreign(c)
     pairs, rows, tokens = {}, {}, c.get("trainable_token_indices") or {}
     tokens = tokens if isinstance(tokens, dict) else {"embed_tokens": tokens}
     for key in tensors:
@@ -102,7 +112,7 @@ def read_adapter(folder: str | Path) -> Adapter:
                          "merge it with PEFT's merge_and_unload on a dequantised base")
     return Adapter(pairs, rows)
 
-# %% ../nbs/12_merge.ipynb #layout
+# %% ../nbs/12_merge.ipynb #files
 def _files(folder: Path) -> dict[str, Path]:
     """{tensor: the file that holds it} of a model folder. Errors: InputError."""
     from safetensors import SafetensorError, safe_open
@@ -122,9 +132,12 @@ def _read(folder: Path, key: str, files: dict[str, Path] | None = None) -> torch
     with safe_open((files or _files(folder))[key], "pt") as file:
         return file.get_tensor(key)
 
-
+# %% ../nbs/12_merge.ipynb #layout
 def _layout(folder: Path) -> tuple[list[str], set[str], str, str]:
-    """(tensors of the model in order, names of layers that the 4-bit load quantises, of the embedding, of the head; '' where that is tied). Errors: InputError."""
+    """(tensors of the model in order, names of layers that the 4-bit load quantises, of the embedding, of the head).
+
+    The head's name is '' where it is tied. Errors: InputError.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -176,7 +189,8 @@ def _tensors(folder: Path, adapter: Adapter, onto: str, vocabulary: int, dtype: 
         yield key, w.to(dtype).contiguous()
 
 # %% ../nbs/12_merge.ipynb #write
-def write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, *, shard_bytes: int = 1 << 30, progress: Callable[[int], None] | None = None) -> int:
+def write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, *, shard_bytes: int = 1 << 30,
+                 progress: Callable[[int], None] | None = None) -> int:
     """Write named tensors as model.safetensors, or as shards of at most `shard_bytes` (or one tensor) with their index; returns the bytes of all tensors."""
     from safetensors.torch import save_file
     shard, size, total, parts = {}, 0, 0, []
@@ -201,24 +215,29 @@ def write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, *, s
         (folder / f"{i}.part").rename(folder / name(i))
     if len(parts) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": {n: name(i) for i, names in enumerate(parts) for n in names}}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "model.safetensors.index.json", index)
     return total
 
 # %% ../nbs/12_merge.ipynb #beside
+def write_tokenizer(tokenizer, template: templates.Template, folder: Path) -> None:
+    """The tokenizer's files and template.json, as the training had them; with a chat template only where that is the template of the training."""
+    tokenizer.chat_template = template.chat or None
+    tokenizer.save_pretrained(folder)
+    templates.save(template, folder / "template.json")
+
+
 def _write_beside(folder: Path, p, dtype: torch.dtype) -> None:
     """config.json, generation_config.json, template.json and the tokenizer of a merged folder. p: its `Parts`."""
-    config, tokenizer, template = json.loads((p.base / "config.json").read_text(encoding="utf-8")), p.tokenizer, p.template
+    config = json.loads((p.base / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config", config)
     text["vocab_size"] = p.vocabulary
     config = {k: v for k, v in config.items() if k not in ("quantization_config", "torch_dtype", "auto_map")} | {"dtype": str(dtype).removeprefix("torch.")}
     file = p.base / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    generation |= {"eos_token_id": list(templates.stop_ids(template, tokenizer)), "pad_token_id": templates.pad_id(tokenizer)}
-    for name, value in (("config", config), ("generation_config", generation)):
-        (folder / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    tokenizer.chat_template = template.chat or None
-    tokenizer.save_pretrained(folder)
-    templates.save(template, folder / "template.json")
+    generation |= {"eos_token_id": list(templates.stop_ids(p.template, p.tokenizer)), "pad_token_id": templates.pad_id(p.tokenizer)}
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", generation)
+    write_tokenizer(p.tokenizer, p.template, folder)
 
 # %% ../nbs/12_merge.ipynb #open
 def is_merged(folder: str | Path) -> bool:
@@ -267,43 +286,17 @@ def _judge(run: Run, folders: dict[str, Path], scratch: Path, limit: int, say) -
         del merged
     return out
 
-# %% ../nbs/12_merge.ipynb #whole
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `out` after the block; after an error nothing stays. Errors: InputError when `out` exists or cannot be written."""
-    if out.exists():
-        raise InputError(f"--out {out}: this already exists; name another folder or remove it")
-    missing = [p for p in out.parents if not p.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise InputError(f"--out {out}: it cannot be written there ({error.strerror}); name another place") from None
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        scratch.rename(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for empty in missing:
-            empty.rmdir()
-        raise
-
-# %% ../nbs/12_merge.ipynb #merge
-WHY = ("The adapter was trained on the 4-bit weights, so what they mean plus the adapter is the model that was evaluated; "
-       "the 16-bit base plus the adapter is another one.")
-
-
+# %% ../nbs/12_merge.ipynb #checked
 def _checked(run: Run, base: Path, allow_mismatch: bool) -> None:
     """Errors: InputError when base or template are not those that the adapter was trained under."""
     was, form = lora.origin(run.path / "adapter")
-    differ = [what for what, then, now in (("base", was["fingerprint"], models.fingerprint(base)), ("template", form, templates.read(run.path / "template.json")))
-              if then not in (None, now)]
+    pairs = (("base", was["fingerprint"], models.fingerprint(base)), ("template", form, templates.read(run.path / "template.json")))
+    differ = [what for what, then, now in pairs if then not in (None, now)]
     if differ and not allow_mismatch:
         raise InputError(f"--run {run.path}: the {' and the '.join(differ)} at hand differ from what its adapter was trained under; bring the right one, "
                          "or go on at your own risk with --allow-mismatch")
 
-
+# %% ../nbs/12_merge.ipynb #parts
 @dataclass(frozen=True)
 class Parts:
     """All that a merge is made from. vocabulary: rows of the merged embedding; dtype: float32 for nano, else that of the base's files."""
@@ -332,7 +325,7 @@ def parts(run: Run, *, allow_mismatch: bool = False, say=print) -> Parts:
     dtype = torch.float32 if name == "nano" else first.dtype
     return Parts(run, base, read_adapter(run.path / "adapter"), tokenizer, template, max(len(tokenizer), len(first)), dtype)
 
-
+# %% ../nbs/12_merge.ipynb #options
 def _options(made: dict, onto: str | None, dtype: str | None, limit: int) -> tuple[str, ...]:
     """The variants to write. Errors: InputError that names the option."""
     onto = onto or ("dequantized" if made["quantization"] == "nf4" else "16bit")
@@ -345,20 +338,39 @@ def _options(made: dict, onto: str | None, dtype: str | None, limit: int) -> tup
     return VARIANTS if onto == "both" else (onto,)
 
 
+def _with_report(report: dict, run: Run, folders: dict[str, Path], where: Path, limit: int, say) -> None:
+    """Fill in what the judging says, or why there is none: the merge stands, and a machine with more memory can judge it."""
+    if not limit:
+        report["no_report"] = "it was not asked for (--limit 0)"
+        return
+    try:
+        with tempfile.TemporaryDirectory(dir=where) as scratch, Peak() as peak:
+            report["report"] = _judge(run, folders, Path(scratch), limit, say)
+        report["anonymous_bytes"]["judging"] = peak.bytes
+    except (InputError, torch.OutOfMemoryError) as error:
+        report["no_report"] = str(error).splitlines()[0]
+        say(f"no report: {report['no_report']}")
+
+# %% ../nbs/12_merge.ipynb #merge
+WHY = ("The adapter was trained on the 4-bit weights, so what they mean plus the adapter is the model that was evaluated; "
+       "the 16-bit base plus the adapter is another one.")
+
+
 def merge(run: str | Path, out: str | Path, *, onto: str | None = None, dtype: str | None = None, limit: int = 256, shard_bytes: int = 1 << 30,
           allow_mismatch: bool = False, quiet: bool = False) -> tuple[Path, dict]:
     """Merge a run's adapter into its base, tensor by tensor: (the folder that was written, merge.json as a dict).
 
-    onto: 'dequantized' (the default: the model that was evaluated), '16bit', or 'both', a subfolder each. dtype: of the weights written (default: float32 for nano,
-    else that of the base's files). limit: held-out rows of the report at most, 0 for no report. All or nothing. Errors: InputError.
+    onto: 'dequantized' (the default: the model that was evaluated), '16bit', or 'both', a subfolder each. dtype: of the weights written (default:
+    float32 for nano, else that of the base's files). limit: held-out rows of the report at most, 0 for no report. All or nothing. Errors: InputError.
     """
     opened, out, progress = open_run(run, allow_mismatch=allow_mismatch), Path(out), Progress(quiet)
     made = opened.made["base"]
     kinds, p = _options(made, onto, dtype, limit), parts(opened, allow_mismatch=allow_mismatch, say=progress.say)
     kind, total = getattr(torch, dtype) if dtype else p.dtype, len(_layout(p.base)[0])
     report = {"version": 1, "created": datetime.now().astimezone().isoformat(timespec="seconds"), "run": opened.path.resolve().name,
-              "base": {k: made[k] for k in ("name", "fingerprint", "quantization")}, "template": p.template.name, "onto": "both" if len(kinds) > 1 else kinds[0], "why": WHY,
-              "dtype": str(kind).removeprefix("torch."), "bytes": {}, "report": None, "no_report": None, "anonymous_bytes": {"merging": None, "judging": None}}
+              "base": {k: made[k] for k in ("name", "fingerprint", "quantization")}, "template": p.template.name,
+              "onto": "both" if len(kinds) > 1 else kinds[0], "why": WHY, "dtype": str(kind).removeprefix("torch."),
+              "bytes": {}, "report": None, "no_report": None, "anonymous_bytes": {"merging": None, "judging": None}}
     try:
         with whole(out) as scratch:
             need, free = len(kinds) * models.weight_bytes(p.base, "none", kind), shutil.disk_usage(scratch).free
@@ -379,17 +391,3 @@ def merge(run: str | Path, out: str | Path, *, onto: str | None = None, dtype: s
     finally:
         progress.close()
     return out, report
-
-
-def _with_report(report: dict, run: Run, folders: dict[str, Path], where: Path, limit: int, say) -> None:
-    """Fill in what the judging says, or why there is none: the merge stands, and a machine with more memory can judge it."""
-    if not limit:
-        report["no_report"] = "it was not asked for (--limit 0)"
-        return
-    try:
-        with tempfile.TemporaryDirectory(dir=where) as scratch, Peak() as peak:
-            report["report"] = _judge(run, folders, Path(scratch), limit, say)
-        report["anonymous_bytes"]["judging"] = peak.bytes
-    except (InputError, torch.OutOfMemoryError) as error:
-        report["no_report"] = str(error).splitlines()[0]
-        say(f"no report: {report['no_report']}")

@@ -6,7 +6,6 @@ __all__ = ['Answers', 'ask', 'spread', 'changes', 'best_prompt', 'copied', 'Eval
 # %% ../nbs/10_report.ipynb #imports
 import json
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from . import data, evaluate, following, generate, judge, template as templates,
 from .data import Example, InputError
 from .generate import Completion
 from .progress import Progress
-from .run import Run, open_run, write_json
+from .run import Run, open_run, whole, write_json
 
 # %% ../nbs/10_report.ipynb #measure
 @dataclass(frozen=True)
@@ -207,20 +206,9 @@ def assess(config: EvalConfig | None = None, *, quiet: bool = False, **options) 
     rows = spread(rows, c.limit)
     stamp = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(name).stem)}-{datetime.now():%Y%m%d-%H%M%S}"
     out = Path(c.out) if c.out else run.path / "evaluations" / stamp
-    scratch = out.with_name(f".{out.name}.partial")
-    missing = [p for p in scratch.parents if not p.exists()]
     try:
-        scratch.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out {out}: it cannot be written there ({error.strerror}); name another place") from None
-    try:
-        report = _assess(c, run, other, name, rows, bad, wishes, judged_by, scratch, progress)
-        scratch.rename(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for empty in missing:
-            empty.rmdir()
-        raise
+        with whole(out) as scratch:
+            report = _assess(c, run, other, name, rows, bad, wishes, judged_by, scratch, progress)
     finally:
         progress.close()
     return out, report

@@ -2,6 +2,9 @@
 import json
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -101,6 +104,33 @@ def write_json(path: Path, value: dict):
     scratch = path.with_name(f".{path.name}.partial")
     scratch.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     scratch.replace(path)
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A scratch folder beside `out` that takes its name after the block; after an error nothing stays, nor do folders that were made above it.
+
+    Errors: InputError when `out` exists or cannot be written.
+    """
+    if out.exists():
+        raise InputError(f"--out {out}: this already exists; name another folder or remove it")
+    missing, scratch = [p for p in out.parents if not p.exists()], None
+    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        except OSError as error:
+            raise InputError(f"--out {out}: it cannot be written there ({error.strerror}); name another place") from None
+        yield scratch
+        scratch.chmod(0o755)
+        scratch.rename(out)
+    except BaseException:
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+        for empty in missing:
+            with suppress(OSError):              # it was never made, or somebody else uses it by now
+                empty.rmdir()
+        raise
 
 
 @dataclass(frozen=True)
