@@ -54,17 +54,17 @@ STRONGEST = "padding-free, transformers' loss"
 
 def rows_of(task: dict, tokenizer):
     """(training rows, held-out rows), encoded: the first `ROWS` of the file and the `HELD` behind them; every `every`-th of the former."""
-    from instruct_course import data, template
-    form, rows = template.named("alpaca"), data.load(task["data"], limit=ROWS + HELD)
-    encoded = [template.encode(form, tokenizer, data.example(r)) for r in rows]
+    from instruct_course.data import dataset as dataset_, template
+    form, rows = template.named("alpaca"), dataset_.load(task["data"], limit=ROWS + HELD)
+    encoded = [template.encode(form, tokenizer, dataset_.example(r)) for r in rows]
     first = min(ROWS, round(.9 * len(encoded)))
     return encoded[:first:task["every"]], encoded[first:]
 
 
 def config_of(task: dict):
     """How all of them train."""
-    from instruct_course import train
-    return train.TrainConfig(epochs=task["epochs"], lr=LR, batch_tokens=TOKENS, warmup=WARMUP, weight_decay=0.0, max_grad_norm=1.0)
+    from instruct_course.train import loop
+    return loop.TrainConfig(epochs=task["epochs"], lr=LR, batch_tokens=TOKENS, warmup=WARMUP, weight_decay=0.0, max_grad_norm=1.0)
 
 
 class Slices:
@@ -107,23 +107,23 @@ def supervised(row) -> int:
 # -- ours
 
 def ours(net, rows, task, pad_id, slices_of):
-    """`train.fit` as it ships."""
-    from instruct_course import train
-    from instruct_course.batch import families
+    """`loop.fit` as it ships."""
+    from instruct_course.train import loop
+    from instruct_course.train.batch import families
     config = config_of(task)
-    todo = train.plan([len(r.ids) for r in rows], config, families(rows))
+    todo = loop.plan([len(r.ids) for r in rows], config, families(rows))
     slices = slices_of(len(todo))
     slices.begin()
-    train.fit(net, rows, config, pad_id=pad_id,
+    loop.fit(net, rows, config, pad_id=pad_id,
               on_step=lambda h: slices.step(h["tokens"], sum(supervised(rows[i]) for i in todo[h["step"] - 1]), h["loss"]))
 
 
 def plain(net, rows, task, pad_id, slices_of):
     """The reference: the same batches by length, as rectangles through transformers' and PEFT's own modules; head and loss as ours."""
     import torch
-    from instruct_course import batch, engine, train
+    from instruct_course.train import batch, engine, loop
     config = config_of(task)
-    todo = train.plan([len(r.ids) for r in rows], config)
+    todo = loop.plan([len(r.ids) for r in rows], config)
     slices = slices_of(len(todo))
     slices.begin()
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -131,7 +131,7 @@ def plain(net, rows, task, pad_id, slices_of):
     net.train()
     for step, chosen in enumerate(todo):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * train.decay(step, len(todo), config.warmup, config.schedule)
+            group["lr"] = config.lr * loop.decay(step, len(todo), config.warmup, config.schedule)
         optimizer.zero_grad(set_to_none=True)
         total, n = engine.batch_loss(net, batch.collate([rows[i] for i in chosen], pad_id))
         (total / n).backward()
@@ -203,11 +203,11 @@ def trl(net, rows, task, tokenizer, slices_of):
 
 def floor(config, rows, task, slices_of):
     """The matrix products of the steps of `ours`, and nothing else."""
-    from instruct_course import train
-    from instruct_course.batch import families, lay_out
-    from instruct_course.model import compute_dtype
+    from instruct_course.train import loop
+    from instruct_course.train.batch import families, lay_out
+    from instruct_course.model.load import compute_dtype
     from benchmarks.products import Clock, shape_of, step
-    todo = train.plan([len(r.ids) for r in rows], config_of(task), families(rows))
+    todo = loop.plan([len(r.ids) for r in rows], config_of(task), families(rows))
     shapes = [shape_of(lay_out([rows[i] for i in chosen])) for chosen in todo]
     clock, slices = Clock(compute_dtype("smollm2")), slices_of(len(todo))
     clock.seconds(step(config, shapes[0], rank=RANK))
@@ -230,12 +230,15 @@ def floor(config, rows, task, slices_of):
 def main(task: dict, out):
     """Do the task and answer on `out`."""
     import torch
-    from instruct_course import lora, model, template, train
+    from instruct_course.model import lora
+    from instruct_course.model.load import load_base
+    from instruct_course.data import template
+    from instruct_course.train import loop
     from benchmarks.machine import Peak
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     say = lambda message: print(json.dumps(message), file=out, flush=True)
-    base = model.load(task["model"], say=lambda text: print(text, file=sys.stderr))
+    base = load_base(task["model"], say=lambda text: print(text, file=sys.stderr))
     rows, held = rows_of(task, base.tokenizer)
     pad_id = template.pad_id(base.tokenizer)
     config = base.model.config
@@ -245,7 +248,7 @@ def main(task: dict, out):
     else:
         net = lora.attach(base.model, rank=RANK, alpha=ALPHA, seed=0)
     peak = Peak(on=False, every=.02)
-    held_out = lambda: train.heldout_loss(net, held, pad_id=pad_id)[0]
+    held_out = lambda: loop.heldout_loss(net, held, pad_id=pad_id)[0]
 
     def slices_of(steps: int) -> Slices:
         made = Slices(task, steps, say=say, listen=sys.stdin.readline, peak=peak, held_out=held_out)

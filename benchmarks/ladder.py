@@ -20,7 +20,7 @@ def rungs(model, pad: int):
     """{what stands so far: a function of rows that runs one step without the optimizer}."""
     from unittest import mock
     import torch
-    from instruct_course import batch, engine
+    from instruct_course.train import batch, engine
 
     def all_positions(rows):
         model(**batch.collate(rows, pad)).loss.backward()
@@ -58,10 +58,13 @@ def main():
     p.add_argument("--rounds", type=int, default=5, help="rounds in which the rungs take turns; the fastest of each counts")
     o = p.parse_args()
     import numpy as np
-    from instruct_course import batch, data, lora, model as models, template as templates
-    base = models.load("smollm2")
-    rows = data.load(o.data)
-    rows = [templates.encode(templates.named("alpaca"), base.tokenizer, data.example(r)) for r in rows.select(range(min(ROWS, len(rows))))]
+    from instruct_course.train import batch
+    from instruct_course.data import dataset, template as templates
+    from instruct_course.model import lora
+    from instruct_course.model.load import load_base
+    base = load_base("smollm2")
+    rows = dataset.load(o.data)
+    rows = [templates.encode(templates.named("alpaca"), base.tokenizer, dataset.example(r)) for r in rows.select(range(min(ROWS, len(rows))))]
     some = batch.batches([len(r.ids) for r in rows], 2048, family=batch.families(rows))
     some = [[rows[i] for i in some[b]] for b in np.linspace(0, len(some) - 1, o.batches).astype(int)]
     model, tokens = lora.attach(base.model, rank=16, alpha=32).train(), sum(len(r.ids) for b in some for r in b)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from instruct_course.rehearse import Peak, anonymous        # what benchmarks measure memory with
+from instruct_course.common.memory import Peak, anonymous
 
 PACKAGES = ("instruct_course", "torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "trl")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")      # set on a shared machine, and wrong on a quiet one

@@ -30,8 +30,8 @@ def build(folder: Path, layers: int) -> None:
 def merge(folder: Path, shard: float) -> dict:
     """Merge them, and say what it took."""
     import torch
-    from instruct_course import merge as merges
-    from instruct_course.rehearse import Peak
+    from instruct_course.deploy import merge as merges
+    from instruct_course.common.memory import Peak
     started = time.perf_counter()
     adapter = merges.read_adapter(folder / "adapter")
     with Peak() as peak:

@@ -22,9 +22,9 @@ def build(layers: int, *, mapped: bool = True, say=print):
     loads a folder, so that they are no anonymous memory.
     """
     import torch
-    from instruct_course import plan, rehearse
+    from instruct_course.plan import memory as planner, rehearse
     from safetensors.torch import load_file, save_file
-    model, _ = rehearse.build(plan.SHAPES["Qwen/Qwen2.5-7B"] | {"num_hidden_layers": layers}, say=say)
+    model, _ = rehearse.build(planner.SHAPES["Qwen/Qwen2.5-7B"] | {"num_hidden_layers": layers}, say=say)
     for module in (model.get_input_embeddings(), model.get_output_embeddings()) if mapped else ():
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:      # the mapping outlives the name
             save_file({"weight": module.weight.data}, Path(folder) / "weight.safetensors")
@@ -34,7 +34,7 @@ def build(layers: int, *, mapped: bool = True, say=print):
 
 def floor(model, shape, clock, rank: int) -> dict[str, float]:
     """{part: seconds}: the products of a step whose layers are computed twice forwards, and each layer's weights made from 4 bits twice."""
-    from instruct_course.quantize import bitsandbytes
+    from instruct_course.model.quantize import bitsandbytes
     from .products import step
     out = clock.seconds(step(model.config, shape, rank=rank, forward=2))
     bnb = bitsandbytes()
@@ -50,9 +50,10 @@ def measure(o) -> dict:
     """Build, train `o.steps` steps and time them and their floor in turns."""
     import numpy as np
     import torch
-    from instruct_course import engine, lora
-    from instruct_course.batch import lay_out
-    from instruct_course.template import Encoded
+    from instruct_course.train import engine
+    from instruct_course.model import lora
+    from instruct_course.train.batch import lay_out
+    from instruct_course.data.template import Encoded
     from .products import Clock, shape_of
     if o.threads:
         torch.set_num_threads(o.threads)

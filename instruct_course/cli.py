@@ -146,7 +146,7 @@ def evaluate(run: Annotated[str, option("a run directory that tune wrote")],
              allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
              as_json: Annotated[bool, option("print evaluation.json and nothing else", "--json")] = False):
     """Judge a tuned model on rows: scores with intervals, beside the base or another run."""
-    from instruct_course import report as reports
+    from instruct_course.evaluate import report as reports
     config = reports.EvalConfig(run=run, data=data, base=base, against=against, training=training, following=following, judge=judge, judge_model=judge_model,
                                 judge_key_env=judge_key_env, limit=limit, max_tokens=max_tokens, batch_size=batch_size, out=out, skip_bad=skip_bad, allow_mismatch=allow_mismatch)
     try:
@@ -201,7 +201,7 @@ def _show_evaluation(report: dict, folder):
         say(f"Verifiable instructions, {name}: {100 * scores['strict']['checks']:.0f} % of the checks [{100 * low:.0f}–{100 * high:.0f}], "
             f"{100 * scores['strict']['prompts']:.0f} % of the {scores['n']} prompts as a whole.")
     if report["judge"]:
-        from instruct_course.judge import told
+        from instruct_course.evaluate.judge import told
         say(f"The judge: {told(report['judge'], a=rival['run'] if rival else 'base', b=report['run'])}.")
     say(f"Written to {folder}: evaluation.json, answers.jsonl, scores.png ({report['seconds']:.0f} seconds).")
 
@@ -215,7 +215,7 @@ def chat(run: Annotated[str, option("a run directory that tune wrote")],
          as_json: Annotated[bool, option("print {instruction, input, output}", "--json")] = False):
     """Ask a tuned model: once with --prompt, or again and again."""
     from instruct_course import run as runs
-    from instruct_course.data import InputError
+    from instruct_course.common.errors import InputError
     if prompt is not None and not prompt.strip():
         raise InputError("--prompt: it is empty; write an instruction")
     opened = runs.open_run(run, allow_mismatch=allow_mismatch)
@@ -251,9 +251,9 @@ def serve(run: Annotated[str, option("a run directory that tune wrote, or a fold
           quiet: Annotated[bool, option("no line for each request", "--quiet")] = False,
           allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False):
     """Answer OpenAI's clients, and a chat page in the browser."""
-    from instruct_course import serve as server
-    server.forever(run, host=host, port=port, api_key_env=api_key_env, origins=allow_origin or (), hosts=allow_host or (), allow_mismatch=allow_mismatch,
-               limits=server.Limits(output=max_tokens, queue=queue, seconds=seconds), quiet=quiet)
+    from instruct_course.deploy.serve import app as app_
+    app_.forever(run, host=host, port=port, api_key_env=api_key_env, origins=allow_origin or (), hosts=allow_host or (), allow_mismatch=allow_mismatch,
+               limits=app_.Limits(output=max_tokens, queue=queue, seconds=seconds), quiet=quiet)
 
 
 @app.command()
@@ -265,7 +265,7 @@ def merge(run: Annotated[str, option("a run directory that tune wrote")],
           allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
           as_json: Annotated[bool, option("print merge.json and nothing else", "--json")] = False):
     """Merge a run into one model that plain transformers loads, and say how far it is from the one that was trained."""
-    from instruct_course import merge as merges
+    from instruct_course.deploy import merge as merges
     try:
         folder, report = merges.merge(run, out, onto=onto, dtype=dtype, limit=limit, allow_mismatch=allow_mismatch, quiet=as_json)
     except KeyboardInterrupt:
@@ -307,7 +307,7 @@ def export(run: Annotated[str, option("a run directory that tune wrote")],
            allow_mismatch: Annotated[bool, option("go on where base or template are not those of training")] = False,
            as_json: Annotated[bool, option("print export.json and nothing else", "--json")] = False):
     """Write a run for llama.cpp, Ollama, vLLM or PEFT, with a model card."""
-    from instruct_course import export as exports
+    from instruct_course.deploy import export as exports
     if push:
         exports.may_push(push, yes=yes)
     try:
@@ -353,8 +353,8 @@ def plan_(model: Annotated[str, typer.Argument(help="nano, smollm2, 7b, llama-2-
           price: Annotated[Number, option("what an hour costs, in your currency")] = None,
           as_json: Annotated[bool, option("print JSON and nothing else", "--json")] = False):
     """Say what a training needs before anything is downloaded: memory by part, time, cost, and what to change if it does not fit."""
-    from instruct_course import plan as plans
-    from instruct_course.data import InputError
+    from instruct_course.plan import memory as plans
+    from instruct_course.common.errors import InputError
     if gpu and gpu.lower() not in plans.CARDS:
         raise InputError(f"--gpu {gpu}: use one of {', '.join(plans.CARDS)}, or --memory with its GB")
     for name, value in (("memory", memory), ("price", price), ("tokens", tokens)):
@@ -419,17 +419,18 @@ def rehearse(model: Annotated[str, typer.Argument(help="as for plan; only its co
              memory_only: Annotated[bool, option("leave the matrix products out: the same memory in much less time", "--memory-only")] = False,
              as_json: Annotated[bool, option("print JSON and nothing else", "--json")] = False):
     """Train a model of the true shape with random weights for some steps, and set the memory and time that were measured beside the plan."""
-    from instruct_course import model as models, plan as plans, rehearse as rehearsals
-    from instruct_course.data import InputError
+    from instruct_course.model.load import compute_dtype
+    from instruct_course.plan import memory as plans, rehearse as rehearse_
+    from instruct_course.common.errors import InputError
     if steps < 1:
         raise InputError(f"--steps {steps}: it must be at least 1")
     values = plans.config(model)
     import torch
     setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens or max_length, rank=rank, accumulation=accumulation, checkpointing=checkpointing,
-                            dtype=dtype or str(models.compute_dtype("any")).removeprefix("torch."), device="cuda" if torch.cuda.is_available() else "cpu")
+                            dtype=dtype or str(compute_dtype("any")).removeprefix("torch."), device="cuda" if torch.cuda.is_available() else "cpu")
     say = lambda text: print(text, file=sys.stderr, flush=True)
-    made = rehearsals.rehearse(model, setting, steps=steps, products=not memory_only, values=values, say=say)
-    print(json.dumps(made, indent=1) if as_json else rehearsals.describe(made))
+    made = rehearse_.rehearse(model, setting, steps=steps, products=not memory_only, values=values, say=say)
+    print(json.dumps(made, indent=1) if as_json else rehearse_.describe(made))
 
 
 @app.command()
@@ -439,10 +440,10 @@ def doctor(only: Annotated[Optional[list[str]], option("look at this alone, such
 
     Where even this command does not start: python -m instruct_course.doctor
     """
-    from instruct_course import doctor as doc
-    facts = doc.examine(only, quiet=as_json)
-    print(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else doc.describe(facts))
-    raise typer.Exit(doc.code(facts))
+    from instruct_course import doctor as doctor_
+    facts = doctor_.examine(only, quiet=as_json)
+    print(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else doctor_.describe(facts))
+    raise typer.Exit(doctor_.code(facts))
 
 
 def main():
@@ -453,7 +454,7 @@ def main():
     try:
         app(standalone_mode=True)
     except ValueError as error:
-        from instruct_course.data import InputError
+        from instruct_course.common.errors import InputError
         if not isinstance(error, InputError):
             raise
         print(f"error: {error}", file=sys.stderr)

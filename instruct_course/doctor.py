@@ -294,7 +294,7 @@ def _python() -> Check:
 
 def _computes() -> Check:
     import torch
-    from instruct_course.model import compute_dtype
+    from instruct_course.model.load import compute_dtype
     said = {name: str(compute_dtype(name)).removeprefix("torch.") for name in ("nano", "7b")}
     threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = f"nano in {said['nano']}, larger models in {said['7b']}; {threads} threads on {cores} cores"
@@ -538,7 +538,8 @@ def _font() -> Check:
     """A picture with Chinese in it, drawn as the chapters draw."""
     import io
     import warnings
-    from instruct_course.data import ASSETS, chinese_plots
+    from instruct_course.common.files import ASSETS
+    from instruct_course.common.plots import chinese_plots
     if not any((ASSETS / "fonts").glob("*.ttf")):
         return Check("font", "fault", "the course's font for Chinese is gone", _restore())
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -678,7 +679,7 @@ def examine(only: list[str] | None = None, *, quiet: bool = True) -> dict:
     known = names()
     for name in only or ():
         if name not in known:
-            from instruct_course.data import InputError
+            from instruct_course.common.errors import InputError
             raise InputError(f"--only {name}: there is no such check; take one of {', '.join(known)}")
     wanted, checks, terminal = [n for n in known if not only or n in only], [], bool(sys.stderr and sys.stderr.isatty())
     tell = (lambda text, end="": None) if quiet else lambda text, end="": print(text, end=end, file=sys.stderr, flush=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .data import InputError
-from .template import Template, pad_id, prompt, stop_ids as _stops
+from .common.errors import InputError
+from .data.template import Template, pad_id, prompt, stop_ids as _stops
 
 
 @dataclass(frozen=True)

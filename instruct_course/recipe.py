@@ -10,11 +10,19 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from instruct_course import checkpoint, data, evaluate, generate, lora, model as models, plan as plans, report as reports, template as templates, train
-from instruct_course.data import InputError
-from instruct_course.progress import Progress, curves, samples
-from instruct_course.run import Run, Unfinished, fit_vocabulary, write_json
-from instruct_course.track import TRACKERS, open_tracker
+from instruct_course.train import checkpoint, loop
+from instruct_course.data import dataset, template as templates
+from instruct_course.common.files import write_lines
+from instruct_course.evaluate import metrics, report as reports
+from instruct_course import generate
+from instruct_course.model import lora
+from instruct_course.model.load import load_base
+from instruct_course.plan import memory as plans
+from instruct_course.common.errors import InputError
+from instruct_course.common.progress import Progress, curves, samples
+from instruct_course.run import Run, Unfinished, fit_vocabulary
+from instruct_course.common.files import write_json
+from instruct_course.train.loggers import TRACKERS, open_tracker
 
 __all__ = ["TuneConfig", "tune"]
 EVALUATION = ("inputs", "wordings", "knowledge")
@@ -62,7 +70,7 @@ class TuneConfig:
     processes: int | None = None
 
 
-def _noise(text: str | None) -> train.Noise | None:
+def _noise(text: str | None) -> loop.Noise | None:
     """gaussian:S or neftune:A, each with :spare behind it where the response gets none. Errors: InputError."""
     if text is None:
         return None
@@ -71,7 +79,7 @@ def _noise(text: str | None) -> train.Noise | None:
     try:
         if spare not in ("", "spare"):
             raise ValueError
-        return train.Noise(kind, float(strength), spare_response=bool(spare))
+        return loop.Noise(kind, float(strength), spare_response=bool(spare))
     except ValueError:      # an InputError is one too
         raise InputError(f"--noise {text}: use gaussian:S or neftune:A with a strength of at least 0, such as neftune:5, or neftune:5:spare to spare the response") from None
 
@@ -85,7 +93,7 @@ def _check(c: TuneConfig, world: int) -> TuneConfig:
                                   ("max-length", c.max_length, c.max_length >= 16, "at least 16"),
                                   ("batch-tokens", c.batch_tokens, c.batch_tokens >= 16, "at least 16"),
                                   ("dropout", c.dropout, 0 <= c.dropout < 1, "from 0 up to 1"),
-                                  ("schedule", c.schedule, c.schedule in train.SCHEDULES, f"one of {', '.join(train.SCHEDULES)}"),
+                                  ("schedule", c.schedule, c.schedule in loop.SCHEDULES, f"one of {', '.join(loop.SCHEDULES)}"),
                                   ("track", c.track, c.track in (None, *TRACKERS), f"one of {', '.join(TRACKERS)}"), ("accumulation", c.accumulation, c.accumulation >= 1, "at least 1"),
                                   *((name.replace("_", "-"), getattr(c, name), getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
                                     for name in ("limit", "save_every", "eval_every", "patience"))):
@@ -129,7 +137,7 @@ def _encode(rows, template, tokenizer, c: TuneConfig, source: str, rejects: Path
     out, bad, first, kept = [], [], "", []
     for i, row in enumerate(rows):
         try:
-            out.append(templates.encode(template, tokenizer, data.example(row), max_length=c.max_length, truncate_response=c.truncate_response))
+            out.append(templates.encode(template, tokenizer, dataset.example(row), max_length=c.max_length, truncate_response=c.truncate_response))
             kept.append(i)
         except InputError as error:
             first = first or f"row {row['row']}: {error}"
@@ -147,13 +155,13 @@ def _encode(rows, template, tokenizer, c: TuneConfig, source: str, rejects: Path
 def _rows(c: TuneConfig, rejects: Path):
     """(training rows, {split: held-out rows}, source). Errors: InputError."""
     if c.data is None:
-        rows = data.builtin("train")
+        rows = dataset.builtin("train")
         rows = rows.select(range(min(c.limit, len(rows)))) if c.limit else rows
-        return rows, {s: data.builtin(s) for s in EVALUATION}, "built-in rows"
-    rows = data.load(c.data, skip_bad=c.skip_bad, rejects=rejects, limit=c.limit)
+        return rows, {s: dataset.builtin(s) for s in EVALUATION}, "built-in rows"
+    rows = dataset.load(c.data, skip_bad=c.skip_bad, rejects=rejects, limit=c.limit)
     if len(rows) < 2:
         raise InputError(f"{c.data}: one row is not enough to train and to judge; give at least two")
-    rows, held = data.split(rows, c.holdout or "0.1", seed=c.seed)
+    rows, held = dataset.split(rows, c.holdout or "0.1", seed=c.seed)
     return rows, {"held out": held}, c.data
 
 
@@ -175,7 +183,7 @@ def tune(config: TuneConfig | None = None, *, quiet: bool = False, on_step: Call
     Until it is whole it lies in NAME.unfinished, with checkpoints from which `resume` goes on to the same bits. Under torchrun all processes train one
     adapter; the first one writes. Errors: InputError in one sentence; then nothing stays behind but an unfinished run that has a checkpoint.
     """
-    given, started, (rank, world) = config or TuneConfig(**options), time.perf_counter(), train.processes()
+    given, started, (rank, world) = config or TuneConfig(**options), time.perf_counter(), loop.processes()
     place = Unfinished.find(given.out) if given.resume else None
     c = _check(_as_before(given, place.read("config.json")) if place else given, world)
     place = place or (Unfinished.place(c.out, c.model) if rank == 0 else Unfinished(Path(c.out or "runs")))
@@ -224,7 +232,7 @@ class _Look:
 
     def __call__(self, h: dict) -> bool:
         """Add heldout_loss to `h`; True when the last better one is `patience` looks ago."""
-        h["heldout_loss"], _ = train.heldout_loss(self.model, self.rows, pad_id=templates.pad_id(self.tokenizer), batch_tokens=self.c.batch_tokens)
+        h["heldout_loss"], _ = loop.heldout_loss(self.model, self.rows, pad_id=templates.pad_id(self.tokenizer), batch_tokens=self.c.batch_tokens)
         if self.writes:
             asked = reports.spread(self.examples, 2)
             said = generate.answer(self.model, self.tokenizer, self.template, asked, max_new_tokens=32)
@@ -253,15 +261,15 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
     tracker = open_tracker(c.track, folder, asdict(c) | {"data": c.data and Path(c.data).name, "out": None}, say=progress.say) if c.track and rank == 0 else None
     rows, held, source = _rows(c, rejects)
     progress.say(f"loading {c.model} in {'4 bits (NF4)' if c.quantization == 'nf4' else 'full precision'}")
-    base = models.load(c.model, quantization=c.quantization, say=progress.say)
+    base = load_base(c.model, quantization=c.quantization, say=progress.say)
     tokenizer, template = base.tokenizer, templates.named(c.template, base.tokenizer)
     token_ids = templates.prepare(template, tokenizer, base.model.get_input_embeddings().weight)
     fit_vocabulary(base.model, tokenizer)
     encoded, rows = _encode(rows, template, tokenizer, c, source, rejects)
     if "held out" in held:
         _, held["held out"] = _encode(held["held out"], template, tokenizer, c, source, rejects)
-    examples = [data.example(r) for part in held.values() for r in part]
-    pool = [data.example(r) for r in rows.select(range(min(len(rows), 4000)))]
+    examples = [dataset.example(r) for part in held.values() for r in part]
+    pool = [dataset.example(r) for r in rows.select(range(min(len(rows), 4000)))]
     longest = 40 if small else 96
     judge = lambda model, what, most: reports.ask(model, tokenizer, template, examples, most=most, max_length=c.max_length, max_new_tokens=longest,
                                                   batch_size=128 if small else 16, batch_tokens=max(c.batch_tokens, 2048), what=what, progress=progress)
@@ -274,7 +282,7 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
             prompted = reports.best_prompt(base.model, tokenizer, reports.spread(before.asked, 150 if small else 16), pool, max_new_tokens=min(longest, 48), progress=progress)
             write_json(place.folder / "before.json", before.facts() | {"best_prompt": prompted})
     model = lora.attach(base.model, rank=c.rank, alpha=c.alpha, dropout=c.dropout, token_ids=token_ids, seed=c.seed)
-    dev = [data.example(r) for r in data.builtin("dev")] if c.data is None else examples      # what is chosen by it is no test any more
+    dev = [dataset.example(r) for r in dataset.builtin("dev")] if c.data is None else examples      # what is chosen by it is no test any more
     look = _Look(model, tokenizer, template, dev, c, place.folder / "best", progress, rank == 0) if c.eval_every else None
 
     def step(h: dict) -> bool:
@@ -284,12 +292,12 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
             tracker.log(h)
         return bool(on_step and on_step(h)) or enough
 
-    setup = train.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, accumulation=c.accumulation, schedule=c.schedule, noise=_noise(c.noise),
+    setup = loop.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, accumulation=c.accumulation, schedule=c.schedule, noise=_noise(c.noise),
                               checkpointing=c.checkpointing, seed=c.seed, cache=None if _large(c.model) is None else False)
-    steps = len(train.plan([len(r.ids) for r in encoded], setup, train.families(encoded)))
-    keep = train.Checkpoints(place.folder / "checkpoints", every=c.save_every or max(1, steps // 10), say=progress.say)
+    steps = len(loop.plan([len(r.ids) for r in encoded], setup, loop.families(encoded)))
+    keep = loop.Checkpoints(place.folder / "checkpoints", every=c.save_every or max(1, steps // 10), say=progress.say)
     try:
-        history = train.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step, checkpoints=keep)
+        history = loop.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step, checkpoints=keep)
     finally:
         progress.close()
         if tracker:
@@ -304,22 +312,22 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
     best = look.take_best() if look and look.step else None
     lora.save(model, folder / "adapter", base=base, template=template)
     templates.save(template, folder / "template.json")
-    data.write_lines(folder / "metrics.jsonl", ({"version": 1, **h} for h in history))
+    write_lines(folder / "metrics.jsonl", ({"version": 1, **h} for h in history))
     curves(history, folder / "curves.png")
     try:
         after = judge(model, "tuned", None if small and not stopped else ANSWERS)
     except KeyboardInterrupt:
         after, stopped = None, True
-    copies = evaluate.contamination((data.example(r) for r in rows), examples)
+    copies = metrics.contamination((dataset.example(r) for r in rows), examples)
     if exact := sum(o.kind == "exact" for o in copies):
         progress.say(f"warning: {exact} of the {len(examples):,} held-out rows stand in the training rows too, first: {copies[0]}")
     said = dict(zip(after.asked, after.texts)) if after else {}
     pairs = [(ex, text, said[ex]) for ex, text in zip(before.asked, before.texts) if ex in said]
     if c.data is not None:
-        data.save(folder / "heldout.jsonl", examples)
+        dataset.save(folder / "heldout.jsonl", examples)
     report = {"version": 1, "model": c.model, "template": template.name, "stopped": stopped, "before": before.scores() | {"best_prompt": prompted},
               "after": after and after.scores(), "changes": after and reports.changes(before, after), "contamination": reports.copied(copies, examples, after),
-              "majority_knowledge": evaluate.majority([data.example(r) for r in held["knowledge"]]) if "knowledge" in held else None,
+              "majority_knowledge": metrics.majority([dataset.example(r) for r in held["knowledge"]]) if "knowledge" in held else None,
               "samples": [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in reports.spread(pairs, 8)],
               "steps": len(history), "best_step": best, "train_rows": len(encoded), "dropped_input_tokens": sum(e.dropped for e in encoded),
               "seconds": {"training": history[-1]["seconds"], "all": time.perf_counter() - started}}
@@ -328,5 +336,5 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
         "version": 1, "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "config": asdict(c) | {"data": c.data and Path(c.data).name, "out": None},       # a run directory tells no paths of the machine
         "base": {"name": c.model, "fingerprint": base.fingerprint, "quantization": base.quantization},
-        "data": {"sha256": data.fingerprint(rows), "rows": len(encoded)}, "token_ids": token_ids, "stopped": stopped, "versions": _versions()})
+        "data": {"sha256": dataset.fingerprint(rows), "rows": len(encoded)}, "token_ids": token_ids, "stopped": stopped, "versions": _versions()})
     return report

@@ -2,15 +2,17 @@
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from instruct_course import generate, lora, model as models, template as templates
-from instruct_course.data import Example, InputError
+from instruct_course import generate
+from instruct_course.model import lora
+from instruct_course.model.load import load_base
+from instruct_course.data import template as templates
+from instruct_course.common.files import write_json
+from instruct_course.data.example import Example
+from instruct_course.common.errors import InputError
 
 __all__ = ["Run", "open_run", "fit_vocabulary", "Unfinished"]
 SUFFIX = ".unfinished"
@@ -79,7 +81,7 @@ def _load(path: Path, allow_mismatch: bool = False) -> dict:
     template = templates.read(path / "template.json")
     if not (path / "adapter" / "adapter_model.safetensors").exists():
         raise InputError(f"--run {path}: its adapter/ is missing; name a complete run directory")
-    base = models.load(name, quantization=quantization)
+    base = load_base(name, quantization=quantization)
     templates.prepare(template, base.tokenizer)
     fit_vocabulary(base.model, base.tokenizer)
     return {"model": lora.load(base, path / "adapter", template=template, allow_mismatch=allow_mismatch), "tokenizer": base.tokenizer, "template": template}
@@ -97,40 +99,6 @@ def open_run(path: str | Path, *, allow_mismatch: bool = False) -> Run:
         hint = f"; it is unfinished: go on with tune --resume --out {path}" if Path(f"{path}{SUFFIX}").exists() else "; name one that tune wrote"
         raise InputError(f"--run {path}: this is no run directory (its report.json cannot be read){hint}") from None
     return Run(path, report, allow_mismatch)
-
-
-def write_json(path: Path, value: dict):
-    """JSON, whole or not at all."""
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(path)
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """A scratch folder beside `out` that takes its name after the block; after an error nothing stays, nor do folders that were made above it.
-
-    Errors: InputError when `out` exists or cannot be written.
-    """
-    if out.exists():
-        raise InputError(f"--out {out}: this already exists; name another folder or remove it")
-    missing, scratch = [p for p in out.parents if not p.exists()], None
-    try:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        except OSError as error:
-            raise InputError(f"--out {out}: it cannot be written there ({error.strerror}); name another place") from None
-        yield scratch
-        scratch.chmod(0o755)
-        scratch.rename(out)
-    except BaseException:
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
-        for empty in missing:
-            with suppress(OSError):              # it was never made, or somebody else uses it by now
-                empty.rmdir()
-        raise
 
 
 @dataclass(frozen=True)

@@ -18,22 +18,22 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def nano():
     """The built-in base in 4 bits; tests must leave it as it is."""
-    from instruct_course.model import load
-    return load("nano")
+    from instruct_course.model.load import load_base
+    return load_base("nano")
 
 
 @pytest.fixture
 def fresh():
     """A base that a test may change."""
-    from instruct_course.model import load
-    return load("nano")
+    from instruct_course.model.load import load_base
+    return load_base("nano")
 
 
 @pytest.fixture(scope="session")
 def smollm2_folder():
     """SmolLM2 from the registry wheel or the cache; skipped where neither can be had."""
-    from instruct_course.data import InputError
-    from instruct_course.model import resolve
+    from instruct_course.common.errors import InputError
+    from instruct_course.model.hub import resolve
     try:
         return resolve("smollm2")
     except InputError as error:

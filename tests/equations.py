@@ -8,7 +8,7 @@ import re
 
 LIBRARY = ("torch.nn.", "torch.softmax", "torch.log_softmax", "torch.logsumexp", "torch.distributions.", "torch.special.", "torch.optim.", "torch.linalg.",
            "torch.autograd.", "torch.utils.", "torch.bucketize", "torch.fake_quantize", "transformers.", "peft.", "bitsandbytes.", "tokenizers.", "datasets.", "rouge_score.", "sacrebleu.", "gguf.", "scipy.")
-GIVES = {"instruct_course.model.load": "transformers.", "instruct_course.quantize.bitsandbytes": "bitsandbytes."}   # our doors to libraries' objects
+GIVES = {"instruct_course.model.load.load_base": "transformers.", "instruct_course.model.quantize.bitsandbytes": "bitsandbytes."}   # our doors to libraries' objects
 METHODS = {"softmax", "log_softmax", "logsumexp", "backward"}                                        # of any tensor
 COPIES = {"clone", "detach", "double", "float", "half", "to", "cpu", "item", "tolist", "numpy", "requires_grad_", "copy", "deepcopy", "T", "numel", "view", "reshape",
           "flatten", "sum", "mean", "abs", "exp", "log", "sqrt", "max", "min", "amax", "chunk", "split", "unflatten", "transpose", "squeeze", "unsqueeze", "round"}
@@ -101,7 +101,7 @@ class Follower:
                         self.alias.pop(target.id, None)
                         if self.dotted(s.value):
                             self.alias[target.id] = self.dotted(s.value)
-                        elif isinstance(s.value, ast.Call) and self.dotted(s.value.func) == "instruct_course.quantize.bitsandbytes":
+                        elif isinstance(s.value, ast.Call) and self.dotted(s.value.func) == "instruct_course.model.quantize.bitsandbytes":
                             self.alias[target.id] = "bitsandbytes"
                     if s.value is not None:
                         self.assign(target, s.value, more=isinstance(s, ast.AugAssign))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks import contender, products, sft
-from instruct_course.batch import lay_out
-from instruct_course.template import Encoded
+from instruct_course.train.batch import lay_out
+from instruct_course.data.template import Encoded
 
 
 class Tiny:
@@ -52,10 +52,12 @@ def test_the_time_to_a_loss_lies_on_the_line():
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
 @pytest.mark.parametrize("name", ["defaults", contender.STRONGEST, "padding-free"])
 def test_trl_sees_the_same_tokens(name, tmp_path):
-    from instruct_course import data, lora, model, template
-    base = model.load("nano")
+    from instruct_course.data import dataset, template
+    from instruct_course.model import lora
+    from instruct_course.model.load import load_base
+    base = load_base("nano")
     form = template.named("alpaca")
-    rows = [template.encode(form, base.tokenizer, data.example(r)) for r in data.builtin("dev").select(range(11))]
+    rows = [template.encode(form, base.tokenizer, dataset.example(r)) for r in dataset.builtin("dev").select(range(11))]
     made = contender.trainer(lora.attach(base.model, rank=2), rows, base.tokenizer, contender.TRL[name], epochs=1, folder=str(tmp_path))
     batches = list(made.get_train_dataloader())
     real = sum(int(b["attention_mask"].sum()) if "attention_mask" in b else b["input_ids"].numel() for b in batches)

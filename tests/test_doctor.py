@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from instruct_course import doctor
-from instruct_course.data import ASSETS
+from instruct_course.common.files import ASSETS
 
 PACKAGE, SITE = Path(doctor.__file__).parent, Path(util.find_spec("torch").origin).parents[1]
 SCHEMA = json.loads((ASSETS / "schemas" / "doctor.schema.json").read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def elsewhere(tmp_path):
 def copied(tmp_path):
     """A folder with a copy of the package (links, but for what a test breaks), for the front of PYTHONPATH."""
     shutil.copytree(PACKAGE, tmp_path / "copy" / "instruct_course", copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (tmp_path / "copy" / "instruct_course").glob("*.py"):        # Python files for real: __file__ must lie in the copy
+    for path in (tmp_path / "copy" / "instruct_course").rglob("*.py"):        # Python files for real: __file__ must lie in the copy
         shutil.copy(path.resolve(), f"{path}.new")
         os.replace(f"{path}.new", path)
     return tmp_path / "copy"
@@ -89,7 +89,7 @@ def test_this_environment_has_no_fault(command, monkeypatch, tmp_path):
     assert checks["torch"]["found"] == torch.__version__ and checks["bitsandbytes"]["found"].endswith("is right")
     required = [re.match(r"[\w.-]+", r)[0] for r in metadata.requires("instruct_course") if "extra" not in r]
     assert len(required) >= 14 and set(required) <= set(checks)
-    from instruct_course.model import cache_folder
+    from instruct_course.model.hub import cache_folder
     assert str(cache_folder().absolute()) in checks["cache"]["found"]
     text = doctor.describe(facts)
     assert "0 faults" in text and "✓" in text and len(text.splitlines()) < 40
@@ -111,7 +111,7 @@ def test_a_native_library_of_garbage(elsewhere, tmp_path):
 
 def test_a_step_that_goes_wrong(monkeypatch):
     """Right where nothing is changed; a fault where the backward pass gives too much, nothing, or no number, and where the weights are others."""
-    from instruct_course.quantize import bitsandbytes
+    from instruct_course.model.quantize import bitsandbytes
     library = bitsandbytes()
     assert doctor._bitsandbytes().status == "ok"
     real, weights = library.autograd._functions.MatMul4Bit.backward, library.functional.dequantize_4bit

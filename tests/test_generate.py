@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as lp
 
-from instruct_course.data import InputError
+from instruct_course.common.errors import InputError
 from instruct_course.generate import Completion, Sampling, choose, complete, context, stream, warp
 
 TEXTS = ["The capital of France is", "猫的英文是", "Sorted from smallest to largest, 3, 1, 2 is", "小明喜欢", "The"]

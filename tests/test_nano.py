@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from instruct_course.data import ASSETS, BUILTIN, builtin, example
+from instruct_course.common.files import ASSETS
+from instruct_course.data.dataset import BUILTIN, builtin, example
 from tools import make_nano
 from tools.nano import corpus, tasks
 

@@ -10,7 +10,9 @@ import pytest
 
 import instruct_course
 from instruct_course import recipe
-from instruct_course.data import ASSETS, InputError, builtin
+from instruct_course.common.files import ASSETS
+from instruct_course.common.errors import InputError
+from instruct_course.data.dataset import builtin
 
 FILES = {"adapter", "template.json", "run.json", "metrics.jsonl", "curves.png", "report.json", "heldout.jsonl"}
 
@@ -74,10 +76,10 @@ def test_one_seed_gives_one_adapter_to_the_bit(small_run, rows, tmp_path):
 def test_peft_loads_the_adapter_and_it_answers_the_same(small_run):
     import torch
     from peft import PeftModel
-    from instruct_course.model import load
+    from instruct_course.model.load import load_base
     opened = instruct_course.open_run(small_run.path)
     model, tokenizer, _ = opened.ready()
-    theirs = PeftModel.from_pretrained(load("nano").model, str(small_run.path / "adapter"))
+    theirs = PeftModel.from_pretrained(load_base("nano").model, str(small_run.path / "adapter"))
     ids = torch.tensor([tokenizer("Count the words. cat, dog").input_ids])
     assert torch.equal(theirs(ids).logits, model(ids).logits)
     assert isinstance(opened.answer("Count the words.", "cat, dog", max_new_tokens=8), str)

@@ -11,7 +11,9 @@ import pytest
 
 import instruct_course
 from instruct_course import recipe
-from instruct_course.data import ASSETS, InputError, builtin
+from instruct_course.common.files import ASSETS
+from instruct_course.common.errors import InputError
+from instruct_course.data.dataset import builtin
 
 SETTINGS = {"holdout": "0.2", "epochs": 2, "noise": "neftune:5", "dropout": 0.1, "quiet": True}
 

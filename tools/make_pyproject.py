@@ -49,7 +49,7 @@ allowed_out_metadata_keys = ["image/png"]
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
-pythonpath = ["."]
+pythonpath = [".", "tests", "tests/train"]
 addopts = "-q --durations=15"
 filterwarnings = ["ignore::DeprecationWarning"]
 """

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from instruct_course.data import InputError
+from instruct_course.common.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 KINDS = (("splits", "split"), ("langs", "language"), ("tasks", "task"))

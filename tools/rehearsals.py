@@ -46,8 +46,8 @@ GRID = [
 
 def one(row: dict) -> dict:
     """The rehearsal of a row of `GRID`, in this process."""
-    from instruct_course import plan, rehearse
-    made = rehearse.rehearse(row["name"], plan.Setting(**row["setting"]), products=row["products"], values=SHAPES.get(row["name"]), say=lambda text: None)
+    from instruct_course.plan import memory as planner, rehearse
+    made = rehearse.rehearse(row["name"], planner.Setting(**row["setting"]), products=row["products"], values=SHAPES.get(row["name"]), say=lambda text: None)
     return {"development": row["development"], **made}
 
 

@@ -24,7 +24,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 def find() -> dict[str, str]:
     """{NAME: source} of all study cells."""
     out = {}
-    for path in sorted((ROOT / "nbs").glob("*.ipynb")):
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             if "study" in cell.metadata.get("tags", []):
                 (name,) = [n.name for n in ast.parse(cell.source).body if isinstance(n, ast.FunctionDef) and n.name.startswith("study_")]

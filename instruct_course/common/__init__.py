@@ -1,0 +1,1 @@
+"""What every other part uses: errors, files, memory, progress, text, plots."""

@@ -1,0 +1,1 @@
+"""A tuned model leaves the house: merged, exported, served."""

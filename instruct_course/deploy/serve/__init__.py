@@ -1,0 +1,1 @@
+"""A server with OpenAI's protocol and a chat page."""

@@ -1,0 +1,1 @@
+"""A base model: what is inside, how it is fetched, loaded, quantised and adapted."""

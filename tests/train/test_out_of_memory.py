@@ -1,0 +1,258 @@
+"""Too little memory: a step goes through in smaller parts, with the same result, and a row that does not fit is named."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jsonschema
+import pytest
+import torch
+
+from instruct_course.train import checkpoint, loop
+from instruct_course.common.files import ASSETS
+from instruct_course.common.errors import InputError
+from instruct_course.data.template import Encoded
+from test_loop import ROWS, SETUP, adapter, tiny
+
+REASONS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+           RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 65536 bytes. Error code 12 (Cannot allocate memory)"),
+           RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 65536 bytes.")]
+
+
+def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
+    """From now on a part of more than `most` tokens fails, in its forward pass or only on its way back."""
+    def part(model, rows, *others, real=loop._part_loss):
+        loss = real(model, rows, *others)
+        if sum(len(r.ids) for r in rows) <= most:
+            return loss
+        if not backward:
+            raise reason
+
+        def fail(_):
+            raise reason
+        loss.register_hook(fail)
+        return loss
+    monkeypatch.setattr(loop, "_part_loss", part)
+
+
+def trained(config=SETUP, rows=ROWS, **options):
+    model, said = tiny(), []
+    history = loop.fit(model, rows, config, pad_id=0, **{"say": said.append} | options)
+    return adapter(model), history, said
+
+
+def split(k: int, **others) -> loop.TrainConfig:
+    return loop.TrainConfig(**SETUP.__dict__ | {"accumulation": k} | others)
+
+
+@pytest.fixture(scope="module")
+def in_four():
+    """A run with --accumulation 4."""
+    return trained(split(4, epochs=1))
+
+
+@pytest.mark.parametrize("reason,backward", [(REASONS[0], True), *((r, False) for r in REASONS)], ids=["backward", "cuda", "python", "cublas", "linux", "windows"])
+def test_the_step_is_that_of_the_larger_accumulation(in_four, monkeypatch, reason, backward):
+    """The first step fails in one part and in two, so all go through in four: the same bits as with --accumulation 4."""
+    wanted, plain, _ = in_four
+    with_room(monkeypatch, 40, reason, backward)
+    got, history, said = trained(split(1, epochs=1))
+    assert torch.equal(got, wanted)
+    assert [h["loss"] for h in history] == [h["loss"] for h in plain] and [h["grad_norm"] for h in history] == [h["grad_norm"] for h in plain]
+    assert [h["parts"] for h in history] == [4] * len(history) and not any("parts" in h for h in plain)
+    assert said == ["memory is too small for a step in 1 part; from now on each goes through in 2, with the same result",
+                    "memory is too small for a step in 2 parts; from now on each goes through in 4, with the same result"]
+
+
+def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
+    """Only the last part of some step is too long: what the parts before it left in .grad must not count twice. Dropout and noise are drawn again as they were."""
+    config = loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 5)})
+    failed = []
+
+    def once(model, rows, *others, real=loop._part_loss):
+        loss = real(model, rows, *others)
+        if not failed and len(calls) == 2 * 3 + 2:               # the second half of the fourth step
+            failed.append(len(calls))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        calls.append(1)
+        return loss
+    calls = [1]
+    model, said = tiny(dropout=.2), []
+    monkeypatch.setattr(loop, "_part_loss", once)
+    history = loop.fit(model, ROWS, loop.TrainConfig(**config.__dict__ | {"accumulation": 2}), pad_id=0, say=said.append)
+    monkeypatch.undo()
+    assert failed and [h.get("parts") for h in history[:3]] == [None] * 3 and {h.get("parts") for h in history[3:]} == {4} and len(said) == 1
+    # the same: two parts for three steps, four from then on
+    again = tiny(dropout=.2)
+    parts = []
+
+    def counted(items, k, real=loop.np.array_split):
+        parts.append(k)
+        return real(items, 2 if len(parts) <= 3 else 4)
+    monkeypatch.setattr(loop.np, "array_split", counted)
+    loop.fit(again, ROWS, loop.TrainConfig(**config.__dict__ | {"accumulation": 2}), pad_id=0)
+    assert torch.equal(adapter(model), adapter(again))
+
+
+def test_a_run_that_goes_on_keeps_the_parts(monkeypatch, tmp_path):
+    """Stopped after step 2 and resumed: no second search, and the bits of a run that was never stopped."""
+    with_room(monkeypatch, 40)
+    whole, history, _ = trained()
+    keep = loop.Checkpoints(tmp_path / "c", every=1, say=lambda text: None)
+    trained(checkpoints=keep, on_step=lambda h: h["step"] == 2)
+    assert checkpoint.newest(keep.folder)[2]["history"][-1]["parts"] == history[0]["parts"] == 4
+    again, resumed, said = trained(checkpoints=keep)
+    assert torch.equal(again, whole) and said == [] and [h["parts"] for h in resumed] == [h["parts"] for h in history]
+
+
+def test_checkpoints_say_it_where_nobody_else_does(monkeypatch, tmp_path, capsys):
+    with_room(monkeypatch, 75)
+    said = []
+    trained(say=None, checkpoints=loop.Checkpoints(tmp_path / "c", every=100, say=said.append))
+    assert len(said) == 1 and "goes through in 2" in said[0] and not capsys.readouterr().out
+    trained(say=None)
+    assert capsys.readouterr().out == said[0] + "\n"
+
+
+def test_one_row_that_does_not_fit_is_named(monkeypatch):
+    longest = Encoded([7] * 35, [-100] * 30 + [7] * 5)
+    with_room(monkeypatch, 34)
+    for config, way in ((SETUP, ", --checkpointing"), (split(1, checkpointing=True), "")):
+        with pytest.raises(InputError, match=rf"^memory is too small for a single row of 35 tokens; use a lower --max-length{way} or a smaller --model$"):
+            trained(config, [*ROWS[:12], longest])
+
+
+def test_other_failures_are_not_taken_for_it(monkeypatch):
+    for reason in (RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"), ValueError("out of memory"), KeyError("x")):
+        with monkeypatch.context() as patch:
+            with_room(patch, 0, reason)
+            with pytest.raises(type(reason)):
+                trained()
+
+
+def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
+    """The activations of the first try are gone when the second one begins: nothing holds on to them, not even the exception."""
+    import weakref
+    alive, seen = [], []
+
+    def part(model, rows, *others, real=loop._part_loss):
+        if alive:
+            seen.append([ref() is None for ref in alive])
+        loss = real(model, rows, *others)
+        if len(rows) > 1 and not seen:
+            alive.extend([weakref.ref(loss), weakref.ref(loss.grad_fn)])
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss
+    monkeypatch.setattr(loop, "_part_loss", part)
+    model = tiny()
+    loop.fit(model, ROWS, SETUP, pad_id=0, on_step=lambda h: True, say=lambda text: None)
+    assert seen[0] == [True, True]
+
+
+def test_metrics_with_parts_keep_to_the_schema(monkeypatch):
+    schema = json.loads((ASSETS / "schemas" / "metrics.schema.json").read_text(encoding="utf-8"))
+    with_room(monkeypatch, 60)
+    _, history, _ = trained()
+    for h in history:
+        jsonschema.validate({"version": 1, **h}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"version": 1, **history[0], "parts": 1}, schema)
+
+
+# -- the real thing
+
+LIMITED = """
+import json, resource, sys, torch
+sys.path.insert(0, {tests!r})
+from instruct_course.common.memory import frugal_malloc
+from instruct_course.data.template import Encoded
+from instruct_course.train import loop as train
+from test_loop import adapter, tiny
+frugal_malloc()
+rows = [Encoded([2 + (i * j) % 50 for j in range(1, 400)], [-100] * 397 + [5, 1]) for i in range(1, 9)]
+
+def fit(room, accumulation=1):
+    model, said = tiny(), []
+    now = next(1024 * int(line.split()[1]) for line in open("/proc/self/status", encoding="utf-8") if line.startswith("VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (now + room if room else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    config = loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=4000, accumulation=accumulation, seed=3)
+    try:
+        history = loop.fit(model, rows, config, pad_id=0, say=said.append)
+    except loop.InputError as error:
+        return str(error)
+    return [h.get("parts", accumulation) for h in history], said, [h["loss"] for h in history], adapter(model).view(torch.int32).tolist()
+
+fit(0)                                                      # what any step needs is there
+short = fit(20_000_000)
+print(json.dumps([short, fit(2_000_000), fit(0, short[0][-1])]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_real_memory_that_is_too_small():
+    """The system refuses torch's allocator: the run finds its parts, and its adapter has the bits of a run that began with as many."""
+    done = subprocess.run([sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parent))], capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    (parts, said, *result), hopeless, (same, silent, *roomy) = json.loads(done.stdout.splitlines()[-1])
+    assert parts[-1] in (2, 4, 8) and 2 ** len(said) == parts[-1] and all("memory is too small for a step in" in text for text in said)
+    assert hopeless.startswith("memory is too small for a single row of 399 tokens")
+    assert same == parts and silent == [] and roomy == result
+
+
+# -- two processes
+
+class Net(torch.nn.Module):
+    """As much of a language model as the loop asks for, without transformers, whose import would cost each process ten seconds."""
+    config, dtype, device = SimpleNamespace(model_type="net"), torch.float32, torch.device("cpu")
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.layer, self.head = torch.nn.Embedding(60, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 60, bias=False)
+        self.get_input_embeddings, self.get_output_embeddings = lambda: self.embed, lambda: self.head
+        self.base_model = lambda input_ids, **_: SimpleNamespace(last_hidden_state=torch.tanh(self.layer(self.embed(input_ids))).cumsum(1))
+
+
+TOGETHER = """
+import json, sys, torch
+sys.path.insert(0, {tests!r})
+from test_out_of_memory import ROWS, Net, adapter, split
+from instruct_course.train import loop as train
+rank, world = loop.processes()
+real, tried, most = loop._part_loss, [], 40
+def part(model, rows, *others):
+    tried.append(len(rows))
+    if rank == 1 and sum(len(r.ids) for r in rows) > most:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return real(model, rows, *others)
+loop._part_loss = part
+model, said = Net(), []
+history = loop.fit(model, ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
+most = 0
+try:
+    loop.fit(Net(), ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
+except loop.InputError as error:
+    end = str(error)
+json.dump([[h.get("parts", 1) for h in history], [h["loss"] for h in history], adapter(model).tolist(), end], open({out!r} + str(rank), "w", encoding="utf-8"))
+json.dump(said, open({out!r} + str(rank) + "said", "w", encoding="utf-8"))
+"""
+
+
+def test_two_processes_agree(tmp_path):
+    """Only the second one runs out of memory: both go on in the same number of parts, to the result of one process, and both end where one row is too long."""
+    script, out = tmp_path / "worker.py", str(tmp_path / "out")
+    script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), out=out), encoding="utf-8")
+    done = subprocess.run([str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=240,
+                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    read = lambda name: json.loads(Path(out + name).read_text(encoding="utf-8"))
+    (parts, losses, weights, end), other = read("0"), read("1")
+    assert other == [parts, losses, weights, end] and parts[-1] > 1 and end.startswith("memory is too small for a single row of ")
+    assert len(read("0said")) > 0 == len(read("1said"))
+    alone = Net()
+    history = loop.fit(alone, ROWS, split(1, epochs=.5), pad_id=0)
+    assert losses == pytest.approx([h["loss"] for h in history], rel=1e-5)
+    torch.testing.assert_close(torch.tensor(weights), adapter(alone), rtol=1e-5, atol=1e-5)
