@@ -57,7 +57,7 @@ def test_an_honest_check_passes(code):
     'verify("1.1", z, z.clone())', 'copy = z.clone()\nverify("1.1", z, copy * 1.0)', 'verify("1.1", z, torch.stack(list(z)))',
     'import copy\nverify("1.1", z, copy.deepcopy(z).double())',
     'def mine(a):\n    return a.exp() / a.exp().sum()\nverify("1.1", mine(z), mine(z.clone()))',
-    'from instruct_course.attention import attend\nverify("1.1", z, attend(z, z, z)[0])',
+    'from instruct_course.model.attention import attend\nverify("1.1", z, attend(z, z, z)[0])',
     'loss = F.cross_entropy(z, y)\nverify("1.1", loss, loss.clone())',
     'verify("1.1", F.softmax(z, -1), F.softmax(z, -1))',
     'layer = torch.nn.Linear(4, 4)\nverify("1.1", layer.weight, layer.weight.detach().clone())',

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from ..common.errors import InputError
+from ..common.files import sha256
 
 
 NF4_LEVELS = torch.tensor([
@@ -216,11 +217,6 @@ def fast_loading():
 MANIFEST = "quantized.json"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 @contextmanager
 def _silent():
     """transformers without progress bars and notices."""
@@ -255,7 +251,7 @@ def write(model, folder: str | Path, *, fingerprint: str = "") -> Path:
         try:
             with _silent():
                 model.save_pretrained(scratch)
-            files = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(scratch.iterdir())}
+            files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(scratch.iterdir())}
             made = {"version": 1, "fingerprint": fingerprint, "dtype": str(states[0].dtype).removeprefix("torch."), "files": files}
             (scratch / MANIFEST).write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
             scratch.chmod(0o755)
@@ -289,7 +285,7 @@ def read(folder: str | Path, *, dtype=None, fingerprint: str = "", device: str |
         raise InputError(f"{folder}: {min(extra)} does not belong to these 4-bit weights; remove that file")
     for name, (size, digest) in expected.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size or check and _sha256(path) != digest:
+        if not path.is_file() or path.stat().st_size != size or check and sha256(path) != digest:
             raise InputError(f"{path}: this file is missing, cut short or changed since it was written; {again}")
     bnb = bitsandbytes()
     from transformers import AutoModelForCausalLM

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from instruct_course.common.errors import InputError
+from instruct_course.common.files import sha256
 
 __all__ = ["save", "newest", "differences"]
 
@@ -34,11 +35,6 @@ def _all(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()), key=_order, reverse=True) if folder.is_dir() else []
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest(state: dict) -> str:
     """sha256 of all of state.json but this very entry, so that a changed byte there is seen too."""
     return hashlib.sha256(json.dumps({k: v for k, v in state.items() if k != "sha256"}, sort_keys=True, allow_nan=False).encode()).hexdigest()
@@ -55,7 +51,7 @@ def _look(path: Path) -> tuple[dict | None, str]:
         size, there = state["tensors"]["bytes"], (path / TENSORS).stat().st_size
         if size != there:
             return None, f"its {TENSORS} has {there:,} bytes, not {size:,}"
-        return (state, "") if _sha256(path / TENSORS) == state["tensors"]["sha256"] else (None, f"its {TENSORS} was changed")
+        return (state, "") if sha256(path / TENSORS) == state["tensors"]["sha256"] else (None, f"its {TENSORS} was changed")
     except OSError as error:
         return None, f"its {Path(error.filename or path).name} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -118,7 +114,7 @@ def save(folder: str | Path, step: int, tensors: dict[str, torch.Tensor], facts:
         try:
             save_file(ready, scratch / TENSORS)
             state = {"version": VERSION, "step": step, "facts": facts,
-                     "tensors": {"bytes": (scratch / TENSORS).stat().st_size, "sha256": _sha256(scratch / TENSORS)}}
+                     "tensors": {"bytes": (scratch / TENSORS).stat().st_size, "sha256": sha256(scratch / TENSORS)}}
             text = json.dumps(state | {"sha256": _digest(state)}, ensure_ascii=False, indent=1)
             (scratch / STATE).write_text(text + "\n", encoding="utf-8")
             scratch.chmod(0o755)

@@ -147,7 +147,7 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left():
 
 
 def test_without_a_kernel_nothing_asks_ipython():
-    code = "import sys; from instruct_course.progress import Progress; p = Progress(); print(p.notebook, 'IPython' in sys.modules, 'matplotlib' in sys.modules)"
+    code = "import sys; from instruct_course.common.progress import Progress; p = Progress(); print(p.notebook, 'IPython' in sys.modules, 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split() == ["False", "False", "False"]
 
 
@@ -155,7 +155,7 @@ def test_in_a_real_kernel_one_display_and_one_picture_remain(tmp_path, monkeypat
     from nbclient import NotebookClient
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    code = ["import time, sys", "from instruct_course.progress import Progress", "progress = Progress()", "progress.say('loading <nano> 你好')",
+    code = ["import time, sys", "from instruct_course.common.progress import Progress", "progress = Progress()", "progress.say('loading <nano> 你好')",
             "for n in (1, 2): progress('base: answers', n, 2)",
             "for i in range(1, 61):",
             "    progress.step({'step': i, 'steps': 80, 'loss': 3 / i, 'lr': 1.0, 'grad_norm': 1.0, 'tokens': 100, 'seconds': i / 10, **({'heldout_loss': 1.0} if i % 20 == 0 else {})})",
@@ -319,7 +319,7 @@ def test_tensorboard_files_hold_the_numbers(tmp_path, capfd):
 
 def run_tracker(name, folder, **env):
     """(stdout and stderr of a process of its own that tracks three steps, its folder)."""
-    code = ("import sys; from pathlib import Path; from instruct_course.track import open_tracker\n"
+    code = ("import sys; from pathlib import Path; from instruct_course.train.loggers import open_tracker\n"
             "for run in ('a', 'b'):\n"
             "    t = open_tracker(sys.argv[1], Path(sys.argv[2]) / run, {'lr': 0.1, 'model': 'nano'})\n"
             "    for i in (1, 2, 3): t.log({'step': i, 'steps': 3, 'loss': 1 / i, 'tokens': 5})\n"
@@ -356,7 +356,7 @@ def test_a_tracker_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
     from nbclient import NotebookClient
     for key, value in (("PYTHONPATH", str(ROOT)), ("HOME", str(tmp_path)), ("HF_HOME", str(tmp_path / "hf")), ("PYDEVD_DISABLE_FILE_VALIDATION", "1")):
         monkeypatch.setenv(key, value)
-    code = (f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.track import open_tracker\n"
+    code = (f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.train.loggers import open_tracker\n"
             f"t = open_tracker({name!r}, Path('run'), {{'lr': 0.1}})\nt.log({{'step': 1, 'loss': 2.0}})\nt.close()\nprint(t.works, len(list(Path('run/track').rglob('*'))) > 0)")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -297,7 +297,7 @@ def test_every_export_is_whole_and_says_what_it_is(exported, run):
         assert {p.name for p in folder.iterdir()} == want[form] | {"README.md", "export.json"}
         valid(made)
         assert json.loads((folder / "export.json").read_text(encoding="utf-8")) == made
-        assert {f: export._sha256(folder / f) for f in made["files"]} == {f: v["sha256"] for f, v in made["files"].items()}
+        assert {f: export.sha256(folder / f) for f in made["files"]} == {f: v["sha256"] for f, v in made["files"].items()}
         assert made["gguf"] is None or made["gguf"]["read_back"] == {"reader": "transformers", "equal": True, "largest_difference": 0.0}
         assert made["prompts"] is None or made["prompts"]["equal"] == made["prompts"]["n"] == 9
         text = (folder / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import torch
 
 from instruct_course.train import batch, engine, loop
 from instruct_course import generate
-from instruct_course.model import lora, float16
+from instruct_course.model import float16, load, lora
 from instruct_course.model.load import load_base
 from instruct_course.common.files import ASSETS
 from instruct_course.common.errors import InputError
@@ -189,7 +189,7 @@ def test_a_model_that_leaves_the_range_is_found_and_divided(planted, nano, monke
     """In 4 bits: no numbers as it is, float32's logits and answers as the door gives it; fingerprint and published weights untouched."""
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(float16, "settle", lambda *a, **k: None)
+        patch.setattr(load, "settle", lambda *a, **k: None)
         assert not logits(load_base(str(planted), dtype=torch.float16).model, SENTENCE).isfinite().all()
     base, exact = load_base(str(planted), dtype=torch.float16, say=said.append), load_base(str(planted), dtype=torch.float32)
     assert base.model.rescaled == 1024 and not hasattr(exact.model, "rescaled") and base.fingerprint == exact.fingerprint

@@ -375,7 +375,7 @@ def test_what_cannot_be_written(nano, fresh, tmp_path):
 def test_half_written_is_not_there(nano, tmp_path, monkeypatch, error):
     def fail(*a, **k):
         raise error
-    monkeypatch.setattr(files, "sha256", fail)
+    monkeypatch.setattr(quantize, "sha256", fail)
     with pytest.raises(InputError if isinstance(error, OSError) else type(error)) as caught:
         quantize.write(nano.model, tmp_path / "deep" / "four")
     assert not isinstance(error, OSError) or "No space left" in str(caught.value)

@@ -346,7 +346,7 @@ def elsewhere(text, *arguments):
 
 FULL = """
 import resource, sys, torch
-from instruct_course.checkpoint import save
+from instruct_course.train.checkpoint import save
 for step, n in ((1, 5), (2, 5), (3, 500_000)):
     if step == 3:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -367,7 +367,7 @@ def test_a_file_that_may_not_grow(tmp_path):
 KILLED = """
 import json, os, random, signal, sys, time, torch
 from pathlib import Path
-from instruct_course.checkpoint import newest, save
+from instruct_course.train.checkpoint import newest, save
 folder, told, rng = Path(sys.argv[1]) / "run", Path(sys.argv[1]) / "told", random.Random(int(sys.argv[2]))
 torch.set_num_threads(1)
 for kill in range(10):
@@ -406,7 +406,7 @@ EACH = """
 import builtins, json, os, signal, sys, torch
 from pathlib import Path
 from instruct_course.train import checkpoint
-from instruct_course.checkpoint import newest, save
+from instruct_course.train.checkpoint import newest, save
 facts = {"at": None}
 state = lambda step: {"a": torch.full((3,), float(step))}
 def killing(call, count, at):                             # before its `at`-th call the process kills itself
