@@ -109,9 +109,9 @@ def supervised(row) -> int:
 def ours(net, rows, task, pad_id, slices_of):
     """`loop.fit` as it ships."""
     from instruct_course.train import loop
-    from instruct_course.train.batch import families
+    from instruct_course.train.batch import prefix_groups
     config = config_of(task)
-    todo = loop.plan([len(r.ids) for r in rows], config, families(rows))
+    todo = loop.plan([len(r.ids) for r in rows], config, prefix_groups(rows))
     slices = slices_of(len(todo))
     slices.begin()
     loop.fit(net, rows, config, pad_id=pad_id,
@@ -204,11 +204,11 @@ def trl(net, rows, task, tokenizer, slices_of):
 def floor(config, rows, task, slices_of):
     """The matrix products of the steps of `ours`, and nothing else."""
     from instruct_course.train import loop
-    from instruct_course.train.batch import families, lay_out
+    from instruct_course.train.batch import prefix_groups, pack
     from instruct_course.model.load import compute_dtype
     from benchmarks.products import Clock, shape_of, step
-    todo = loop.plan([len(r.ids) for r in rows], config_of(task), families(rows))
-    shapes = [shape_of(lay_out([rows[i] for i in chosen])) for chosen in todo]
+    todo = loop.plan([len(r.ids) for r in rows], config_of(task), prefix_groups(rows))
+    shapes = [shape_of(pack([rows[i] for i in chosen])) for chosen in todo]
     clock, slices = Clock(compute_dtype("smollm2")), slices_of(len(todo))
     clock.seconds(step(config, shapes[0], rank=RANK))
     at = 0
@@ -246,7 +246,7 @@ def main(task: dict, out):
         base = None
         net = None
     else:
-        net = lora.attach(base.model, rank=RANK, alpha=ALPHA, seed=0)
+        net = lora.attach(base.model, lora_r=RANK, lora_alpha=ALPHA, seed=0)
     peak = Peak(on=False, every=.02)
     held_out = lambda: loop.heldout_loss(net, held, pad_id=pad_id)[0]
 

@@ -34,14 +34,14 @@ def rungs(model, pad: int):
                 line = arrange(rows)
                 if everywhere:              # ask for all positions in the last layer too, and take the supervised ones afterwards
                     wanted = line.target != -100
-                    asked = batch.Line(**line.__dict__ | {"target": torch.where(torch.arange(len(line.target)) < line.prefix, -100, 0)})
+                    asked = batch.PackedBatch(**line.__dict__ | {"target": torch.where(torch.arange(len(line.target)) < line.prefix, -100, 0)})
                     hidden = made.hidden(asked)[wanted[line.prefix:]]
                     total = engine.response_loss(hidden, model.get_output_embeddings(), line.target[wanted])[0]
                 else:
                     total, _ = engine.batch_loss(model, line, engine=made)
                 total.backward()
         return step
-    alone, shared = (lambda rows: batch.lay_out(rows, share=2)), batch.lay_out
+    alone, shared = (lambda rows: batch.pack(rows, share=2)), batch.pack
     return {"transformers and PEFT, padded": all_positions,
             "head and loss on supervised positions": lambda rows: engine.batch_loss(model, batch.collate(rows, pad))[0].backward(),
             "own products and backward passes, one line": by(alone, scores=0, everywhere=True),
@@ -65,9 +65,9 @@ def main():
     base = load_base("smollm2")
     rows = dataset.load(o.data)
     rows = [templates.encode(templates.named("alpaca"), base.tokenizer, dataset.example(r)) for r in rows.select(range(min(ROWS, len(rows))))]
-    some = batch.batches([len(r.ids) for r in rows], 2048, family=batch.families(rows))
+    some = batch.batches([len(r.ids) for r in rows], 2048, family=batch.prefix_groups(rows))
     some = [[rows[i] for i in some[b]] for b in np.linspace(0, len(some) - 1, o.batches).astype(int)]
-    model, tokens = lora.attach(base.model, rank=16, alpha=32).train(), sum(len(r.ids) for b in some for r in b)
+    model, tokens = lora.attach(base.model, lora_r=16, lora_alpha=32).train(), sum(len(r.ids) for b in some for r in b)
     steps = rungs(model, templates.pad_id(base.tokenizer))
     took = {name: [] for name in steps}
     for r in range(o.rounds + 1):

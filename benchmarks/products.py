@@ -17,7 +17,7 @@ class Shape:
 
 
 def shape_of(line) -> Shape:
-    """The shape of a `batch.Line`."""
+    """The shape of a `batch.PackedBatch`."""
     wanted = (line.target != -100).nonzero()[:, 0]
     row = line.back[wanted - line.prefix] // line.own.shape[1]
     return Shape(line.ids.shape[1], len(wanted), tuple(line.own.shape), line.prefix, int(torch.bincount(row, minlength=1).max()))

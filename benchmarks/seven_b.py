@@ -52,7 +52,7 @@ def measure(o) -> dict:
     import torch
     from instruct_course.train import engine
     from instruct_course.model import lora
-    from instruct_course.train.batch import lay_out
+    from instruct_course.train.batch import pack
     from instruct_course.data.template import Encoded
     from .products import Clock, shape_of
     if o.threads:
@@ -61,12 +61,12 @@ def measure(o) -> dict:
     started = time.perf_counter()
     model = build(o.layers, mapped=not o.unmapped)
     built = {"seconds": time.perf_counter() - started, "peak_bytes": peak.bytes}
-    net = lora.attach(model, rank=o.rank, alpha=2 * o.rank, seed=0).train()
+    net = lora.attach(model, lora_r=o.rank, lora_alpha=2 * o.rank, seed=0).train()
     gc.collect()
     trained = [p for p in net.parameters() if p.requires_grad]
     ids = np.random.default_rng(0).integers(0, 150000, o.tokens).tolist()
-    line = lay_out([Encoded(ids, [-100] * (o.tokens // 2) + ids[o.tokens // 2:])])
-    eng = engine.Engine(net, checkpointing=True)
+    line = pack([Encoded(ids, [-100] * (o.tokens // 2) + ids[o.tokens // 2:])])
+    eng = engine.Engine(net, gradient_checkpointing=True)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     peak.bytes, peak.resident = (before := anonymous()), 0
     print(f"built in {built['seconds']:.0f} s, {before / 1e9:.2f} GB with adapters ({peak.before / 1e9:.2f} GB before anything was built); load {os.getloadavg()[0]:.1f}", flush=True)

@@ -30,30 +30,30 @@ def tune(model: Annotated[str, option("nano, smollm2, smollm2-base, 7b, a folder
          epochs: Annotated[Number, option("passes over the rows")] = None,
          lr: Annotated[Number, option("peak learning rate")] = None,
          schedule: Annotated[str, option("what the rate does after the warm-up: linear, cosine or constant")] = "linear",
-         rank: Annotated[int, option("rank of the adapters")] = 16,
-         alpha: Annotated[Number, option("their scale is alpha / rank; default: 256 for nano, else 32")] = None,
-         dropout: Annotated[float, option("share of an adapter's inputs that is dropped (takes the slower path)")] = 0.0,
+         lora_r: Annotated[int, option("rank of the adapters")] = 16,
+         lora_alpha: Annotated[Number, option("their scale is lora_alpha / lora_r; default: 256 for nano, else 32")] = None,
+         lora_dropout: Annotated[float, option("share of an adapter's inputs that is dropped (takes the slower path)")] = 0.0,
          noise: Annotated[Text, option("noise on the embeddings: gaussian:S or neftune:A, such as neftune:5")] = None,
          max_length: Annotated[int, option("tokens of a row; a longer one loses the end of its input")] = 1024,
          batch_tokens: Annotated[Whole, option("tokens of a step, padding included")] = None,
-         accumulation: Annotated[int, option("parts in which the rows of a step go through the model; more parts need less memory")] = 1,
-         checkpointing: Annotated[bool, option("compute activations twice instead of keeping them: less memory, a third more time", "--checkpointing")] = False,
+         micro_batches: Annotated[int, option("parts in which the rows of a step go through the model; more parts need less memory")] = 1,
+         gradient_checkpointing: Annotated[bool, option("compute activations twice instead of keeping them: less memory, a third more time", "--gradient-checkpointing")] = False,
          limit: Annotated[Whole, option("use only so many rows")] = None,
          seed: Annotated[int, option("one seed, one result")] = 0,
          skip_bad: Annotated[bool, option("go on without bad rows; they are written to rejects.jsonl", "--skip-bad")] = False,
          truncate_response: Annotated[bool, option("cut outputs that cannot fit instead of refusing the row", "--truncate-response")] = False,
-         save_every: Annotated[Whole, option("steps between two checkpoints; default: a tenth of the run")] = None,
-         eval_every: Annotated[Whole, option("steps between two looks at held-out rows; the best adapter is kept")] = None,
+         save_steps: Annotated[Whole, option("steps between two checkpoints; default: a tenth of the run")] = None,
+         eval_steps: Annotated[Whole, option("steps between two looks at held-out rows; the best adapter is kept")] = None,
          patience: Annotated[Whole, option("end after so many looks without a better one")] = None,
-         track: Annotated[Text, option("draw the curves elsewhere too: tensorboard, wandb or trackio")] = None,
+         report_to: Annotated[Text, option("draw the curves elsewhere too: tensorboard, wandb or trackio")] = None,
          processes: Annotated[Whole, option("refuse to start unless so many processes train together")] = None,
          as_json: Annotated[bool, option("print report.json and nothing else", "--json")] = False):
     """Tune a 4-bit base model on instructions, and show what changed."""
     from instruct_course import recipe
     config = recipe.TuneConfig(
-        model=model, data=data, holdout=holdout, template=template, out=out, resume=resume, epochs=epochs, lr=lr, schedule=schedule, rank=rank, alpha=alpha,
-        dropout=dropout, noise=noise, max_length=max_length, batch_tokens=batch_tokens, accumulation=accumulation, checkpointing=checkpointing, limit=limit, seed=seed,
-        skip_bad=skip_bad, truncate_response=truncate_response, save_every=save_every, eval_every=eval_every, patience=patience, track=track, processes=processes)
+        model=model, data=data, holdout=holdout, template=template, out=out, resume=resume, epochs=epochs, lr=lr, schedule=schedule, lora_r=lora_r, lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout, noise=noise, max_length=max_length, batch_tokens=batch_tokens, micro_batches=micro_batches, gradient_checkpointing=gradient_checkpointing, limit=limit, seed=seed,
+        skip_bad=skip_bad, truncate_response=truncate_response, save_steps=save_steps, eval_steps=eval_steps, patience=patience, report_to=report_to, processes=processes)
     try:
         run = recipe.tune(config, quiet=as_json)
     except KeyboardInterrupt:
@@ -346,9 +346,9 @@ def plan_(model: Annotated[str, typer.Argument(help="nano, smollm2, 7b, llama-2-
           memory: Annotated[Number, option("GB of memory of a card that is not in the list")] = None,
           max_length: Annotated[int, option("tokens of the longest row")] = 1024,
           batch_tokens: Annotated[int, option("tokens of a step")] = 4096,
-          rank: Annotated[int, option("rank of the adapters")] = 16,
-          accumulation: Annotated[int, option("parts in which the rows of a step go through the model")] = 1,
-          checkpointing: Annotated[bool, option("compute activations twice instead of keeping them", "--checkpointing")] = False,
+          lora_r: Annotated[int, option("rank of the adapters")] = 16,
+          micro_batches: Annotated[int, option("parts in which the rows of a step go through the model")] = 1,
+          gradient_checkpointing: Annotated[bool, option("compute activations twice instead of keeping them", "--gradient-checkpointing")] = False,
           tokens: Annotated[int, option("tokens of an epoch, for its time and cost")] = 1_000_000,
           price: Annotated[Number, option("what an hour costs, in your currency")] = None,
           as_json: Annotated[bool, option("print JSON and nothing else", "--json")] = False):
@@ -364,7 +364,7 @@ def plan_(model: Annotated[str, typer.Argument(help="nano, smollm2, 7b, llama-2-
     card = plans.CARDS[gpu.lower()] if gpu else plans.Card(f"a GPU with {memory:g} GB", memory * 1e9, 0.0, "bfloat16") if memory else plans.machine()
     if gpu and memory:
         card = plans.replace(card, memory=memory * 1e9)
-    setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens, rank=rank, accumulation=accumulation, checkpointing=checkpointing)
+    setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens, lora_r=lora_r, micro_batches=micro_batches, gradient_checkpointing=gradient_checkpointing)
     made = plans.plan(model, card, setting, tokens=tokens, price=price, values=values)
     print(json.dumps(made, indent=1)) if as_json else _show_plan(made)
 
@@ -411,9 +411,9 @@ def _show_plan(made: dict):
 def rehearse(model: Annotated[str, typer.Argument(help="as for plan; only its config.json is fetched")],
              max_length: Annotated[int, option("tokens of the longest row")] = 512,
              batch_tokens: Annotated[Whole, option("tokens of a step; default: one row")] = None,
-             rank: Annotated[int, option("rank of the adapters")] = 16,
-             accumulation: Annotated[int, option("parts in which the rows of a step go through the model")] = 1,
-             checkpointing: Annotated[bool, option("compute activations twice instead of keeping them", "--checkpointing/--no-checkpointing")] = True,
+             lora_r: Annotated[int, option("rank of the adapters")] = 16,
+             micro_batches: Annotated[int, option("parts in which the rows of a step go through the model")] = 1,
+             gradient_checkpointing: Annotated[bool, option("compute activations twice instead of keeping them", "--gradient-checkpointing/--no-gradient-checkpointing")] = True,
              steps: Annotated[int, option("steps to train")] = 2,
              dtype: Annotated[Text, option("bfloat16, float16 or float32; default: what this machine computes in")] = None,
              memory_only: Annotated[bool, option("leave the matrix products out: the same memory in much less time", "--memory-only")] = False,
@@ -426,7 +426,7 @@ def rehearse(model: Annotated[str, typer.Argument(help="as for plan; only its co
         raise InputError(f"--steps {steps}: it must be at least 1")
     values = plans.config(model)
     import torch
-    setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens or max_length, rank=rank, accumulation=accumulation, checkpointing=checkpointing,
+    setting = plans.Setting(max_length=max_length, batch_tokens=batch_tokens or max_length, lora_r=lora_r, micro_batches=micro_batches, gradient_checkpointing=gradient_checkpointing,
                             dtype=dtype or str(compute_dtype("any")).removeprefix("torch."), device="cuda" if torch.cuda.is_available() else "cpu")
     say = lambda text: print(text, file=sys.stderr, flush=True)
     made = rehearse_.rehearse(model, setting, steps=steps, products=not memory_only, values=values, say=say)

@@ -22,23 +22,24 @@ from instruct_course.common.errors import InputError
 from instruct_course.common.progress import Progress, curves, samples
 from instruct_course.run import Run, Unfinished, fit_vocabulary
 from instruct_course.common.files import write_json
+from instruct_course.train.batch import prefix_groups
 from instruct_course.train.loggers import TRACKERS, open_tracker
 
 __all__ = ["TuneConfig", "tune"]
 EVALUATION = ("inputs", "wordings", "knowledge")
 ANSWERS = 32  # held-out rows that a big model answers; the loss is over all of them
 LOOKED_AT = 128  # held-out rows of which the loss is taken in between
-DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
-            "7b": {"epochs": 2.0, "lr": 2e-4, "alpha": 32.0, "batch_tokens": 4096, "template": "alpaca"},       # Dettmers et al. 2023, table 9
-            "": {"epochs": 2.0, "lr": 8e-4, "alpha": 32.0, "batch_tokens": 512, "template": "alpaca"}}
+DEFAULTS = {"nano": {"epochs": 3.0, "lr": 1e-3, "lora_alpha": 256.0, "batch_tokens": 512, "template": "article"},   # so small a model wants a large scale
+            "7b": {"epochs": 2.0, "lr": 2e-4, "lora_alpha": 32.0, "batch_tokens": 4096, "template": "alpaca"},       # Dettmers et al. 2023, table 9
+            "": {"epochs": 2.0, "lr": 8e-4, "lora_alpha": 32.0, "batch_tokens": 512, "template": "alpaca"}}
 
 
 @dataclass(frozen=True)
 class TuneConfig:
     """What `tune` does; None means the default for the model (`run.json` tells which value was taken).
 
-    resume: go on with the unfinished run on its way to `out`, under its own settings. noise: gaussian:S or neftune:A. save_every: steps between
-    checkpoints (default: a tenth of the run). eval_every: steps between looks at held-out rows; then the best adapter is kept, and patience is
+    resume: go on with the unfinished run on its way to `out`, under its own settings. noise: gaussian:S or neftune:A. save_steps: steps between
+    checkpoints (default: a tenth of the run). eval_steps: steps between looks at held-out rows; then the best adapter is kept, and patience is
     the number of looks without a better one after which it ends. processes: how many must train together.
     """
     model: str = "nano"
@@ -50,23 +51,23 @@ class TuneConfig:
     epochs: float | None = None
     lr: float | None = None
     schedule: str = "linear"
-    rank: int = 16
-    alpha: float | None = None
-    dropout: float = 0.0
+    lora_r: int = 16
+    lora_alpha: float | None = None
+    lora_dropout: float = 0.0
     noise: str | None = None
     max_length: int = 1024
     batch_tokens: int | None = None
-    accumulation: int = 1
-    checkpointing: bool = False
+    micro_batches: int = 1
+    gradient_checkpointing: bool = False
     limit: int | None = None
     seed: int = 0
     skip_bad: bool = False
     truncate_response: bool = False
     quantization: str = "nf4"
-    save_every: int | None = None
-    eval_every: int | None = None
+    save_steps: int | None = None
+    eval_steps: int | None = None
     patience: int | None = None
-    track: str | None = None
+    report_to: str | None = None
     processes: int | None = None
 
 
@@ -89,19 +90,19 @@ def _check(c: TuneConfig, world: int) -> TuneConfig:
     defaults = DEFAULTS.get(c.model, DEFAULTS[""])
     c = TuneConfig(**asdict(c) | {k: v for k, v in defaults.items() if getattr(c, k) is None})
     for name, value, ok, want in (("epochs", c.epochs, 0 < c.epochs <= 1000, "between 0 and 1000"), ("lr", c.lr, 0 < c.lr < 10, "between 0 and 10"),
-                                  ("rank", c.rank, 1 <= c.rank <= 1024, "from 1 to 1024"), ("alpha", c.alpha, c.alpha > 0, "above 0"),
+                                  ("lora-r", c.lora_r, 1 <= c.lora_r <= 1024, "from 1 to 1024"), ("lora-alpha", c.lora_alpha, c.lora_alpha > 0, "above 0"),
                                   ("max-length", c.max_length, c.max_length >= 16, "at least 16"),
                                   ("batch-tokens", c.batch_tokens, c.batch_tokens >= 16, "at least 16"),
-                                  ("dropout", c.dropout, 0 <= c.dropout < 1, "from 0 up to 1"),
+                                  ("lora-dropout", c.lora_dropout, 0 <= c.lora_dropout < 1, "from 0 up to 1"),
                                   ("schedule", c.schedule, c.schedule in loop.SCHEDULES, f"one of {', '.join(loop.SCHEDULES)}"),
-                                  ("track", c.track, c.track in (None, *TRACKERS), f"one of {', '.join(TRACKERS)}"), ("accumulation", c.accumulation, c.accumulation >= 1, "at least 1"),
+                                  ("report-to", c.report_to, c.report_to in (None, *TRACKERS), f"one of {', '.join(TRACKERS)}"), ("micro-batches", c.micro_batches, c.micro_batches >= 1, "at least 1"),
                                   *((name.replace("_", "-"), getattr(c, name), getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
-                                    for name in ("limit", "save_every", "eval_every", "patience"))):
+                                    for name in ("limit", "save_steps", "eval_steps", "patience"))):
         if not ok:
             raise InputError(f"--{name} {value}: it must be {want}")
     _noise(c.noise)
-    if c.patience and not c.eval_every:
-        raise InputError("--patience: it counts the looks at held-out rows, and there are none; use it together with --eval-every")
+    if c.patience and not c.eval_steps:
+        raise InputError("--patience: it counts the looks at held-out rows, and there are none; use it together with --eval-steps")
     if c.processes not in (None, world):
         raise InputError(f"--processes {c.processes}: {world} trains here; start them with torchrun --nproc_per_node {c.processes} -m instruct_course.cli tune …")
     if c.data is None and c.holdout is not None:
@@ -125,11 +126,11 @@ def _planned(c: TuneConfig, say) -> TuneConfig:
     if shape is None or c.quantization != "nf4":
         return c
     card = plans.machine()
-    asked = plans.Setting(max_length=c.max_length, batch_tokens=c.batch_tokens, rank=c.rank, accumulation=c.accumulation, checkpointing=c.checkpointing, dtype=card.dtype, device=card.device)
+    asked = plans.Setting(max_length=c.max_length, batch_tokens=c.batch_tokens, lora_r=c.lora_r, micro_batches=c.micro_batches, gradient_checkpointing=c.gradient_checkpointing, dtype=card.dtype, device=card.device)
     chosen = plans.choose(shape, card, asked)
-    say(f"planned for {card.name} ({card.memory / 1e9:.1f} GB, {card.dtype}): {plans.need(shape, chosen) / 1e9:.1f} GB at its widest, --accumulation {chosen.accumulation}"
-        + (" --checkpointing" if chosen.checkpointing else ", no checkpointing"))
-    return replace(c, accumulation=chosen.accumulation, checkpointing=chosen.checkpointing)
+    say(f"planned for {card.name} ({card.memory / 1e9:.1f} GB, {card.dtype}): {plans.need(shape, chosen) / 1e9:.1f} GB at its widest, --micro-batches {chosen.micro_batches}"
+        + (" --gradient-checkpointing" if chosen.gradient_checkpointing else ", no checkpointing"))
+    return replace(c, micro_batches=chosen.micro_batches, gradient_checkpointing=chosen.gradient_checkpointing)
 
 
 def _encode(rows, template, tokenizer, c: TuneConfig, source: str, rejects: Path | None):
@@ -215,9 +216,9 @@ def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
         raise InputError("--resume: this run was begun by another version of instruct_course; start it anew") from None
     for f in fields(TuneConfig):
         now, then = getattr(given, f.name), getattr(before, f.name)
-        if f.name not in ("out", "resume", "track", "processes") and now not in (f.default, then):
+        if f.name not in ("out", "resume", "report_to", "processes") and now not in (f.default, then):
             raise InputError(f"--{f.name.replace('_', '-')} {now}: the unfinished run was begun with {then}; leave the option out, or start a new run")
-    return TuneConfig(**asdict(before) | {"out": given.out or before.out, "track": given.track, "processes": given.processes})
+    return TuneConfig(**asdict(before) | {"out": given.out or before.out, "report_to": given.report_to, "processes": given.processes})
 
 
 class _Look:
@@ -225,7 +226,7 @@ class _Look:
 
     def __init__(self, model, tokenizer, template, examples, c: TuneConfig, folder: Path, progress, writes: bool):
         self.model, self.tokenizer, self.template, self.c, self.folder, self.progress, self.writes = model, tokenizer, template, c, folder, progress, writes
-        self.examples = reports.spread(examples, LOOKED_AT)
+        self.examples = reports.subsample(examples, LOOKED_AT)
         self.rows = [templates.encode(template, tokenizer, ex, max_length=c.max_length, truncate_response=True) for ex in self.examples]
         kept = checkpoint.newest(folder, say=progress.say) if folder.exists() else None
         self.best, self.step = (kept[2]["heldout_loss"], kept[0]) if kept else (math.inf, 0)
@@ -234,7 +235,7 @@ class _Look:
         """Add heldout_loss to `h`; True when the last better one is `patience` looks ago."""
         h["heldout_loss"], _ = loop.heldout_loss(self.model, self.rows, pad_id=templates.pad_id(self.tokenizer), batch_tokens=self.c.batch_tokens)
         if self.writes:
-            asked = reports.spread(self.examples, 2)
+            asked = reports.subsample(self.examples, 2)
             said = generate.answer(self.model, self.tokenizer, self.template, asked, max_new_tokens=32)
             self.progress.say(f"step {h['step']}: held-out loss {h['heldout_loss']:.3f}")
             samples([(ex.instruction, text) for ex, text in zip(asked, said)], self.progress.say)
@@ -243,7 +244,7 @@ class _Look:
             if self.writes:
                 trained = {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
                 checkpoint.save(self.folder, h["step"], trained, {"heldout_loss": self.best}, keep=1)
-        return bool(self.c.patience) and h["step"] - self.step >= self.c.patience * self.c.eval_every
+        return bool(self.c.patience) and h["step"] - self.step >= self.c.patience * self.c.eval_steps
 
     def take_best(self) -> int:
         """Put the best adapter into the model; returns its step."""
@@ -258,7 +259,7 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
     """The road itself, into place.folder / run; returns the report. Of several processes only the first (rank 0) judges and writes."""
     folder, small = place.folder / "run", c.model == "nano"
     rejects = folder / "rejects.jsonl" if rank == 0 else None
-    tracker = open_tracker(c.track, folder, asdict(c) | {"data": c.data and Path(c.data).name, "out": None}, say=progress.say) if c.track and rank == 0 else None
+    tracker = open_tracker(c.report_to, folder, asdict(c) | {"data": c.data and Path(c.data).name, "out": None}, say=progress.say) if c.report_to and rank == 0 else None
     rows, held, source = _rows(c, rejects)
     progress.say(f"loading {c.model} in {'4 bits (NF4)' if c.quantization == 'nf4' else 'full precision'}")
     base = load_base(c.model, quantization=c.quantization, say=progress.say)
@@ -279,23 +280,23 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
             before, prompted = reports.Answers.parse(kept, examples), kept["best_prompt"]
         else:
             before = judge(base.model, "base", 300 if small else ANSWERS)
-            prompted = reports.best_prompt(base.model, tokenizer, reports.spread(before.asked, 150 if small else 16), pool, max_new_tokens=min(longest, 48), progress=progress)
+            prompted = reports.best_prompt(base.model, tokenizer, reports.subsample(before.asked, 150 if small else 16), pool, max_new_tokens=min(longest, 48), progress=progress)
             write_json(place.folder / "before.json", before.facts() | {"best_prompt": prompted})
-    model = lora.attach(base.model, rank=c.rank, alpha=c.alpha, dropout=c.dropout, token_ids=token_ids, seed=c.seed)
+    model = lora.attach(base.model, lora_r=c.lora_r, lora_alpha=c.lora_alpha, lora_dropout=c.lora_dropout, token_ids=token_ids, seed=c.seed)
     dev = [dataset.example(r) for r in dataset.builtin("dev")] if c.data is None else examples      # what is chosen by it is no test any more
-    look = _Look(model, tokenizer, template, dev, c, place.folder / "best", progress, rank == 0) if c.eval_every else None
+    look = _Look(model, tokenizer, template, dev, c, place.folder / "best", progress, rank == 0) if c.eval_steps else None
 
     def step(h: dict) -> bool:
-        enough = look(h) if look and (h["step"] % c.eval_every == 0 or h["step"] == h["steps"]) else False
+        enough = look(h) if look and (h["step"] % c.eval_steps == 0 or h["step"] == h["steps"]) else False
         progress.step(h)
         if tracker:
             tracker.log(h)
         return bool(on_step and on_step(h)) or enough
 
-    setup = loop.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, accumulation=c.accumulation, schedule=c.schedule, noise=_noise(c.noise),
-                              checkpointing=c.checkpointing, seed=c.seed, cache=None if _large(c.model) is None else False)
-    steps = len(loop.plan([len(r.ids) for r in encoded], setup, loop.families(encoded)))
-    keep = loop.Checkpoints(place.folder / "checkpoints", every=c.save_every or max(1, steps // 10), say=progress.say)
+    setup = loop.TrainConfig(epochs=c.epochs, lr=c.lr, batch_tokens=c.batch_tokens, micro_batches=c.micro_batches, schedule=c.schedule, noise=_noise(c.noise),
+                              gradient_checkpointing=c.gradient_checkpointing, seed=c.seed, cache=None if _large(c.model) is None else False)
+    steps = len(loop.plan([len(r.ids) for r in encoded], setup, prefix_groups(encoded)))
+    keep = loop.Checkpoints(place.folder / "checkpoints", every=c.save_steps or max(1, steps // 10), say=progress.say)
     try:
         history = loop.fit(model, encoded, setup, pad_id=templates.pad_id(tokenizer), on_step=step, checkpoints=keep)
     finally:
@@ -328,7 +329,7 @@ def _tune(c: TuneConfig, place: Unfinished, progress, on_step, started, rank: in
     report = {"version": 1, "model": c.model, "template": template.name, "stopped": stopped, "before": before.scores() | {"best_prompt": prompted},
               "after": after and after.scores(), "changes": after and reports.changes(before, after), "contamination": reports.copied(copies, examples, after),
               "majority_knowledge": metrics.majority([dataset.example(r) for r in held["knowledge"]]) if "knowledge" in held else None,
-              "samples": [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in reports.spread(pairs, 8)],
+              "samples": [{"instruction": ex.instruction, "input": ex.input, "expected": ex.output, "base": b, "tuned": t} for ex, b, t in reports.subsample(pairs, 8)],
               "steps": len(history), "best_step": best, "train_rows": len(encoded), "dropped_input_tokens": sum(e.dropped for e in encoded),
               "seconds": {"training": history[-1]["seconds"], "all": time.perf_counter() - started}}
     write_json(folder / "report.json", report)

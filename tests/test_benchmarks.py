@@ -58,7 +58,7 @@ def test_trl_sees_the_same_tokens(name, tmp_path):
     base = load_base("nano")
     form = template.named("alpaca")
     rows = [template.encode(form, base.tokenizer, dataset.example(r)) for r in dataset.builtin("dev").select(range(11))]
-    made = contender.trainer(lora.attach(base.model, rank=2), rows, base.tokenizer, contender.TRL[name], epochs=1, folder=str(tmp_path))
+    made = contender.trainer(lora.attach(base.model, lora_r=2), rows, base.tokenizer, contender.TRL[name], epochs=1, folder=str(tmp_path))
     batches = list(made.get_train_dataloader())
     real = sum(int(b["attention_mask"].sum()) if "attention_mask" in b else b["input_ids"].numel() for b in batches)
     assert len(batches) == math.ceil(11 / made.args.per_device_train_batch_size) and real == sum(len(r.ids) for r in rows)

@@ -147,7 +147,7 @@ def test_bad_files_are_one_sentence_and_leave_nothing(tmp_path, command, name):
     assert "Traceback" not in err and not out and {p.name for p in tmp_path.iterdir()} <= {name}
 
 
-@pytest.mark.parametrize("args,says", [(["--epochs", "0"], "--epochs"), (["--lr", "-1"], "--lr"), (["--rank", "0"], "--rank"), (["--template", "vicuna"], "--template"), (["--model", "./nowhere"], "--model"),
+@pytest.mark.parametrize("args,says", [(["--epochs", "0"], "--epochs"), (["--lr", "-1"], "--lr"), (["--lora-r", "0"], "--lora-r"), (["--template", "vicuna"], "--template"), (["--model", "./nowhere"], "--model"),
                                        (["--holdout", "0.1"], "--data"), (["--max-length", "3"], "--max-length"), (["--nonsense"], "nonsense"), (["--epochs", "many"], "epochs")])
 def test_bad_options_are_named(tmp_path, command, args, says):
     code, _, err = command("tune", *args, "--out", tmp_path / "run")

@@ -11,11 +11,12 @@ import pytest
 
 import instruct_course
 from instruct_course import recipe
+from instruct_course.train import loop
 from instruct_course.common.files import ASSETS
 from instruct_course.common.errors import InputError
 from instruct_course.data.dataset import builtin
 
-SETTINGS = {"holdout": "0.2", "epochs": 2, "noise": "neftune:5", "dropout": 0.1, "quiet": True}
+SETTINGS = {"holdout": "0.2", "epochs": 2, "noise": "neftune:5", "lora_dropout": 0.1, "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_changed_rows_are_noticed(rows, tmp_path):
 
 def test_a_look_in_between_keeps_the_best(rows, tmp_path):
     """The rate is far too large at the end of a constant schedule on few rows: the last step is not the best one."""
-    run = instruct_course.tune(data=str(rows), holdout="0.3", epochs=12, lr=2e-3, schedule="constant", eval_every=2, patience=3, out=str(tmp_path / "r"), quiet=True)
+    run = instruct_course.tune(data=str(rows), holdout="0.3", epochs=12, lr=2e-3, schedule="constant", eval_steps=2, patience=3, out=str(tmp_path / "r"), quiet=True)
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     looks = {h["step"]: h["heldout_loss"] for h in lines if "heldout_loss" in h}
     best = min(looks, key=looks.get)
@@ -111,7 +112,7 @@ def test_a_look_in_between_keeps_the_best(rows, tmp_path):
 
 
 def test_looks_change_nothing(whole, rows, tmp_path):
-    run = instruct_course.tune(data=str(rows), out=str(tmp_path / "r"), eval_every=3, **SETTINGS)
+    run = instruct_course.tune(data=str(rows), out=str(tmp_path / "r"), eval_steps=3, **SETTINGS)
     assert losses(run.path) == losses(whole.path)
 
 
@@ -120,14 +121,14 @@ def test_a_failed_run_says_where_its_checkpoint_is(rows, tmp_path):
         return h["step"] == 5 and (_ for _ in ()).throw(OSError(28, "No space left on device"))
     out = tmp_path / "deep" / "r"
     with pytest.raises(OSError):
-        instruct_course.tune(data=str(rows), out=str(out), save_every=2, on_step=poison, **SETTINGS)
+        instruct_course.tune(data=str(rows), out=str(out), save_steps=2, on_step=poison, **SETTINGS)
     assert {p.name for p in out.parent.iterdir()} == {"r.unfinished"} and not (out.parent / "r.unfinished" / "run").exists()
     assert not instruct_course.tune(resume=True, out=str(out), quiet=True).report["stopped"]
 
 
-@pytest.mark.parametrize("options, says", [({"noise": "laplace:1"}, "--noise laplace:1"), ({"noise": "neftune"}, "--noise"), ({"schedule": "step"}, "--schedule step"), ({"patience": 2}, "--eval-every"),
-                                           ({"processes": 2}, "torchrun"), ({"track": "paper"}, "--track paper"), ({"accumulation": 0}, "--accumulation 0"), ({"dropout": 1.0}, "--dropout 1.0"),
-                                           ({"save_every": 0}, "--save-every 0"), ({"resume": True}, "--resume")])
+@pytest.mark.parametrize("options, says", [({"noise": "laplace:1"}, "--noise laplace:1"), ({"noise": "neftune"}, "--noise"), ({"schedule": "step"}, "--schedule step"), ({"patience": 2}, "--eval-steps"),
+                                           ({"processes": 2}, "torchrun"), ({"report_to": "paper"}, "--report-to paper"), ({"micro_batches": 0}, "--micro-batches 0"), ({"lora_dropout": 1.0}, "--lora-dropout 1.0"),
+                                           ({"save_steps": 0}, "--save-steps 0"), ({"resume": True}, "--resume")])
 def test_bad_options_are_named(options, says, tmp_path):
     with pytest.raises(InputError, match=says):
         instruct_course.tune(out=str(tmp_path / "r"), quiet=True, **options)
@@ -135,7 +136,7 @@ def test_bad_options_are_named(options, says, tmp_path):
 
 
 def test_noise_by_name():
-    assert recipe._noise("gaussian:0.5") == recipe.train.Noise("gaussian", 0.5) and recipe._noise("neftune:5:spare") == recipe.train.Noise("neftune", 5, spare_response=True)
+    assert recipe._noise("gaussian:0.5") == loop.Noise("gaussian", 0.5) and recipe._noise("neftune:5:spare") == loop.Noise("neftune", 5, spare_response=True)
 
 
 def test_two_processes_tune_one_adapter(rows, tmp_path):

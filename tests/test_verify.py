@@ -46,7 +46,7 @@ def cells(*sources, tag=r"$$a = b \tag{1.1}$$"):
     'z.requires_grad_(True)\nF.cross_entropy(z, y).backward()\nverify("1.1", z.exp() - 1, z.grad)',
     'def loss(a):\n    return F.cross_entropy(a, y)\nverify("1.1", z[0, 0], loss(z))',
     'layer = torch.nn.Linear(4, 4)\nverify("1.1", z @ layer.weight.T + layer.bias, layer(z))',
-    'from instruct_course.model import load\nbase = load("nano")\nverify("1.1", z, base.model(z).logits)',
+    'from instruct_course.model.load import load_base\nbase = load_base("nano")\nverify("1.1", z, base.model(z).logits)',
     'p = torch.nn.Parameter(z)\nopt = torch.optim.AdamW([p])\nopt.step()\nverify("1.1", z, p)',
 ])
 def test_an_honest_check_passes(code):

@@ -47,6 +47,17 @@ allowed_cell_metadata_keys = ["tags", "nbgrader", "editable", "deletable"]
 allowed_metadata_keys = ["accelerator", "colab"]
 allowed_out_metadata_keys = ["image/png"]
 
+[tool.ruff]
+line-length = 100
+extend-exclude = ["instruct_course/assets"]
+
+[tool.ruff.lint]
+select = ["E4", "E7", "E9", "F", "I", "B", "UP"]
+ignore = ["E402", "E741"]
+
+[tool.ruff.lint.per-file-ignores]
+"*.ipynb" = ["F811", "B018", "F401"]
+
 [tool.pytest.ini_options]
 testpaths = ["tests"]
 pythonpath = [".", "tests", "tests/train"]

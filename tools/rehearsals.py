@@ -28,20 +28,20 @@ SHAPES = {"SmolLM2-135M": _shape("llama", 49152, 576, 1536, 30, 9, 3), "SmolLM2-
           "Llama-3.2-3B": _shape("llama", 128256, 3072, 8192, 28, 24, 8, head_dim=128)}
 
 
-def _row(name, length, rows, *, rank=16, checkpointing=False, accumulation=1, dtype="bfloat16", products=False, development=False):
+def _row(name, length, rows, *, rank=16, gradient_checkpointing=False, micro_batches=1, dtype="bfloat16", products=False, development=False):
     return {"name": name, "products": products, "development": development,
-            "setting": {"max_length": length, "batch_tokens": length * rows, "rank": rank, "accumulation": accumulation, "checkpointing": checkpointing, "dtype": dtype, "device": "cpu"}}
+            "setting": {"max_length": length, "batch_tokens": length * rows, "lora_r": rank, "micro_batches": micro_batches, "gradient_checkpointing": gradient_checkpointing, "dtype": dtype, "device": "cpu"}}
 
 
 GRID = [
-    _row("SmolLM2-135M", 512, 4, development=True), _row("SmolLM2-135M", 2048, 1, development=True), _row("SmolLM2-135M", 512, 3, rank=64, development=True), _row("7b", 512, 1, checkpointing=True, development=True),
-    _row("SmolLM2-360M", 512, 2), _row("SmolLM2-360M", 256, 4, rank=8), _row("Qwen2.5-0.5B", 512, 2), _row("Qwen2.5-0.5B", 512, 6, checkpointing=True), _row("Qwen2.5-0.5B", 1024, 1, rank=32),
-    _row("Qwen3-0.6B", 256, 3, development=True), _row("TinyLlama-1.1B", 256, 2), _row("TinyLlama-1.1B", 512, 2, rank=64, checkpointing=True), _row("TinyLlama-1.1B", 128, 8, accumulation=2),
-    _row("Llama-3.2-1B", 256, 2, checkpointing=True), _row("Llama-3.2-1B", 256, 1), _row("Llama-3.2-1B", 512, 4, rank=8, checkpointing=True, accumulation=4),
-    _row("Qwen2.5-1.5B", 256, 1), _row("Qwen2.5-1.5B", 512, 1, rank=32, checkpointing=True), _row("SmolLM2-1.7B", 256, 1), _row("SmolLM2-1.7B", 1024, 1, checkpointing=True),
-    _row("Qwen3-1.7B", 256, 2, checkpointing=True), _row("Qwen2.5-3B", 128, 2, checkpointing=True), _row("Qwen2.5-3B", 128, 1), _row("Llama-3.2-3B", 256, 1, rank=64, checkpointing=True), _row("Llama-3.2-3B", 128, 1),
-    _row("7b", 256, 2, rank=64, checkpointing=True), _row("llama-3-8b", 256, 1, checkpointing=True), _row("mistral-7b", 128, 1),
-    _row("SmolLM2-135M", 512, 2, dtype="float32", products=True), _row("SmolLM2-135M", 512, 2, dtype="float32"), _row("Llama-3.2-1B", 128, 1, dtype="float32", checkpointing=True, products=True)]
+    _row("SmolLM2-135M", 512, 4, development=True), _row("SmolLM2-135M", 2048, 1, development=True), _row("SmolLM2-135M", 512, 3, rank=64, development=True), _row("7b", 512, 1, gradient_checkpointing=True, development=True),
+    _row("SmolLM2-360M", 512, 2), _row("SmolLM2-360M", 256, 4, rank=8), _row("Qwen2.5-0.5B", 512, 2), _row("Qwen2.5-0.5B", 512, 6, gradient_checkpointing=True), _row("Qwen2.5-0.5B", 1024, 1, rank=32),
+    _row("Qwen3-0.6B", 256, 3, development=True), _row("TinyLlama-1.1B", 256, 2), _row("TinyLlama-1.1B", 512, 2, rank=64, gradient_checkpointing=True), _row("TinyLlama-1.1B", 128, 8, micro_batches=2),
+    _row("Llama-3.2-1B", 256, 2, gradient_checkpointing=True), _row("Llama-3.2-1B", 256, 1), _row("Llama-3.2-1B", 512, 4, rank=8, gradient_checkpointing=True, micro_batches=4),
+    _row("Qwen2.5-1.5B", 256, 1), _row("Qwen2.5-1.5B", 512, 1, rank=32, gradient_checkpointing=True), _row("SmolLM2-1.7B", 256, 1), _row("SmolLM2-1.7B", 1024, 1, gradient_checkpointing=True),
+    _row("Qwen3-1.7B", 256, 2, gradient_checkpointing=True), _row("Qwen2.5-3B", 128, 2, gradient_checkpointing=True), _row("Qwen2.5-3B", 128, 1), _row("Llama-3.2-3B", 256, 1, rank=64, gradient_checkpointing=True), _row("Llama-3.2-3B", 128, 1),
+    _row("7b", 256, 2, rank=64, gradient_checkpointing=True), _row("llama-3-8b", 256, 1, gradient_checkpointing=True), _row("mistral-7b", 128, 1),
+    _row("SmolLM2-135M", 512, 2, dtype="float32", products=True), _row("SmolLM2-135M", 512, 2, dtype="float32"), _row("Llama-3.2-1B", 128, 1, dtype="float32", gradient_checkpointing=True, products=True)]
 
 
 def one(row: dict) -> dict:

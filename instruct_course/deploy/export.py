@@ -316,7 +316,7 @@ def card(parts: merges.Parts, form: str, made: dict, *, license: str | None = No
     head = ModelCardData(base_model=hub, license=license or "other", license_name=None if license else "see-the-base-model", language=langs or None,
                          tags=["instruction-tuning", "qlora", "lora", "instruct-course"], pipeline_tag="text-generation",
                          library_name={"vllm": "transformers", "adapter": "peft"}.get(form, "gguf"))
-    shown = ("epochs", "lr", "schedule", "rank", "alpha", "dropout", "noise", "max_length", "batch_tokens", "template", "seed")
+    shown = ("epochs", "lr", "schedule", "lora_r", "lora_alpha", "lora_dropout", "noise", "max_length", "batch_tokens", "template", "seed")
     return _asset("card.md", head=head.to_yaml().strip(), name=name, base=base, form=form, dtype=f" ({made['gguf']['dtype']})" if made["gguf"] else "",
                   use=_asset(f"use/{form}.md", name=name, context=made["context"]).strip(), template=parts.template.name, prompts=_told(form, made["prompts"]),
                   quantization=facts["base"]["quantization"], fingerprint=(facts["base"]["fingerprint"] or "unknown")[:16],

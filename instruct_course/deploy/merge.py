@@ -22,7 +22,7 @@ from ..model.load import compute_dtype, load_base, weight_bytes
 from ..data import template as templates
 from ..common.errors import InputError
 from ..common.progress import Progress
-from ..evaluate.report import EvalConfig, _rows, spread
+from ..evaluate.report import EvalConfig, _rows, subsample
 from ..common.memory import Peak
 from ..run import Run, open_run
 from ..common.files import whole, write_json
@@ -270,10 +270,10 @@ def _judge(run: Run, folders: dict[str, Path], scratch: Path, limit: int, say) -
     name, rows, _ = _rows(EvalConfig(str(run.path)), run)
     model, tokenizer, template = run.ready()
     width, length = model.get_output_embeddings().weight.shape[0], run.made["config"]["max_length"]
-    encoded = [templates.encode(template, tokenizer, ex, max_length=length, truncate_response=True) for ex in spread(rows, limit)]
+    encoded = [templates.encode(template, tokenizer, ex, max_length=length, truncate_response=True) for ex in subsample(rows, limit)]
     count = lambda some: sum(label != templates.IGNORE_INDEX for row in some for label in row.labels)
     while 4 * width * count(encoded) > REPORT_BYTES and len(encoded) > 1:
-        encoded = spread(encoded, len(encoded) // 2)
+        encoded = subsample(encoded, len(encoded) // 2)
     kept, at, nats = np.memmap(scratch / "scores", np.float32, "w+", shape=(count(encoded), width)), 0, 0.0
     say(f"judging on {len(encoded)} rows: the trained model")
     for p, labels in response_scores(model, encoded):

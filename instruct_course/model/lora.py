@@ -84,10 +84,10 @@ def _as_published(model):
     return model
 
 
-def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, token_ids=(), seed: int = 0, targets="all-linear"):
+def attach(model, *, lora_r: int = 16, lora_alpha: float = 32, lora_dropout: float = 0.0, token_ids=(), seed: int = 0, targets="all-linear"):
     """`model` with fresh LoRA adapters (Eq. 7.1; Hu et al. 2021), as a PeftModel.
 
-    rank: of B (out, rank) and A (rank, in) of each layer; the change is scaled by alpha / rank; dropout: share of a layer's inputs, 0 to 1.
+    lora_r: the rank, of B (out, lora_r) and A (lora_r, in) of each layer; the change is scaled by lora_alpha / lora_r; lora_dropout: share of a layer's inputs, 0 to 1.
     targets: 'all-linear' (all linear layers but the head), 'attention', or a list of layer names. token_ids: rows of the
     embedding that are trained too, and of the head where it is not tied. Errors: InputError when a target is not there.
     """
@@ -101,7 +101,7 @@ def attach(model, *, rank: int = 16, alpha: float = 32, dropout: float = 0.0, to
     torch.manual_seed(seed)
     with _quiet():
         made = get_peft_model(model, LoraConfig(
-            r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=target_modules, task_type="CAUSAL_LM",
+            r=lora_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout, target_modules=target_modules, task_type="CAUSAL_LM",
             trainable_token_indices={names[layer]: rows for layer in layers} if rows else None))
     for p in made.parameters():
         if p.requires_grad and p.dtype == torch.float16:                     # trained rows: PEFT leaves them in the base's dtype, and the loss scale needs float32

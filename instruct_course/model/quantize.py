@@ -78,7 +78,7 @@ def _pack(weight, block_size: int, levels) -> tuple[torch.Tensor, torch.Tensor]:
         for start in starts:
             x = flat[start:start + step]
             whole, even = len(x) // block_size * block_size, len(x) + len(x) % 2
-            (scaled, code, above), a = (b[:even] for b in buffers), absmax[start // block_size:-(-(start + len(x)) // block_size)]
+            (scaled, code, exceeds), a = (b[:even] for b in buffers), absmax[start // block_size:-(-(start + len(x)) // block_size)]
             if whole:
                 blocks = x[:whole].view(-1, block_size)                                              # (b, block_size)
                 top = a[:len(blocks)].copy_(blocks.abs().amax(1))
@@ -92,7 +92,7 @@ def _pack(weight, block_size: int, levels) -> tuple[torch.Tensor, torch.Tensor]:
                 raise InputError("a weight is infinite or not a number, so its block has no scale; mend the checkpoint before quantising it")
             code.zero_()
             for bound in bounds:                 # fifteen plain comparisons are faster than a search, which jumps
-                code += torch.gt(scaled, bound, out=above).view(torch.uint8)
+                code += torch.gt(scaled, bound, out=exceeds).view(torch.uint8)
             pair = (code if places is None else places[code.int()]).view(torch.int16)                # two codes in one number, the first in its low byte
             packed[start // 2:start // 2 + len(pair), 0] = ((pair << 4) | (pair >> 8)).to(torch.uint8)
 

@@ -110,26 +110,26 @@ LARGE = 1e9               # parameters above which `tune` leaves the use of memo
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is trained. max_length: tokens of the longest row; batch_tokens: of a step; accumulation: parts of a step; response: share of a row that is supervised."""
+    """How it is trained. max_length: tokens of the longest row; batch_tokens: of a step; micro_batches: parts of a step; response: share of a row that is supervised."""
     max_length: int = 1024
     batch_tokens: int = 4096
-    rank: int = 16
-    accumulation: int = 1
-    checkpointing: bool = False
+    lora_r: int = 16
+    micro_batches: int = 1
+    gradient_checkpointing: bool = False
     response: float = 0.5
     dtype: str = "bfloat16"
     device: str = "cuda"
 
     def __post_init__(self):
-        for name, ok, want in (("max_length", self.max_length >= 16, "at least 16"), ("batch_tokens", self.batch_tokens >= 16, "at least 16"), ("rank", 1 <= self.rank <= 1024, "from 1 to 1024"),
-                               ("accumulation", self.accumulation >= 1, "at least 1"), ("response", 0 < self.response <= 1, "above 0, up to 1"), ("dtype", self.dtype in BYTES, f"one of {', '.join(BYTES)}")):
+        for name, ok, want in (("max_length", self.max_length >= 16, "at least 16"), ("batch_tokens", self.batch_tokens >= 16, "at least 16"), ("lora_r", 1 <= self.lora_r <= 1024, "from 1 to 1024"),
+                               ("micro_batches", self.micro_batches >= 1, "at least 1"), ("response", 0 < self.response <= 1, "above 0, up to 1"), ("dtype", self.dtype in BYTES, f"one of {', '.join(BYTES)}")):
             if not ok:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must be {want}")
 
     @property
     def rows(self) -> int:
         """Rows of `max_length` that go through the model together: one at least."""
-        return max(1, math.ceil(max(1, self.batch_tokens // self.max_length) / self.accumulation))
+        return max(1, math.ceil(max(1, self.batch_tokens // self.max_length) / self.micro_batches))
 
 # %% ../../nbs/workshop/13_memory.ipynb #ledger
 PARTS = ("4-bit weights", "embedding and head", "adapters", "optimizer", "gradients", "activations", "working memory")
@@ -172,7 +172,7 @@ class _Step:
         self.N, self.Q = self.B * self.T, max(1, round(self.T * s.response))          # tokens; of them in a row supervised
         self.M = self.B * self.Q
         self.q, self.kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        self.A = sum(s.rank * (out + inner) for out, inner in shape.linear)           # parameters of a layer's adapters
+        self.A = sum(s.lora_r * (out + inner) for out, inner in shape.linear)           # parameters of a layer's adapters
         self.saved = [set() for _ in range(shape.layers)]
         V, H, L, e = shape.vocab, shape.hidden, shape.layers, self.e
         nf4 = sum(nf4_bytes(out * inner) for out, inner in shape.linear)
@@ -213,7 +213,7 @@ class _Step:
 def _forward(step: _Step, i: int, *, again: bool):
     """Layer i; `again`: for the second time, in the backward pass of checkpointing, which also keeps the weights."""
     book, s, e, w, H, F = step.book, step.shape, step.e, step.wide, step.shape.hidden, step.shape.intermediate
-    last, B, T, N, r = i == s.layers - 1, step.B, step.T, step.N, step.setting.rank
+    last, B, T, N, r = i == s.layers - 1, step.B, step.T, step.N, step.setting.lora_r
     R, Q = (step.M, step.Q) if last else (N, T)
     used = lambda name: None if again else step.gone(i, name)
     rounded = step.A if e < w else r * sum(inner for _, inner in s.linear)        # adapters in the dtype of the products; Bs of the same dtype need no copy
@@ -259,7 +259,7 @@ def _backward(step: _Step, i: int):
     book, s, e, w, H, F = step.book, step.shape, step.e, step.wide, step.shape.hidden, step.shape.intermediate
     last, B, T, N = i == s.layers - 1, step.B, step.T, step.N
     R, Q = (step.M, step.Q) if last else (N, T)
-    made = lambda *group: None if step.setting.checkpointing else step.weight(i, *group)
+    made = lambda *group: None if step.setting.gradient_checkpointing else step.weight(i, *group)
     take = lambda **sizes: book.take("working memory", **sizes)
     take(dh=R * H * e)
     made("wd", [H], F)
@@ -314,8 +314,8 @@ def _loss(step: _Step):
 # %% ../../nbs/workshop/13_memory.ipynb #run
 def _run(step: _Step) -> Ledger:
     """All parts of a step: forwards, the loss, backwards, and the gradients that stay."""
-    layers, again = step.shape.layers, step.setting.checkpointing
-    for part in range(step.setting.accumulation):
+    layers, again = step.shape.layers, step.setting.gradient_checkpointing
+    for part in range(step.setting.micro_batches):
         for i in range(layers):
             step.book.take("activations", **{f"h{i}": step.N * step.shape.hidden * step.e})
             _forward(step, i, again=False)
@@ -342,10 +342,10 @@ def operations(shape: Shape, setting: Setting) -> dict[str, int]:
 
     Keys: 'body' (frozen layers), 'adapters', 'attention', 'head'.
     """
-    s, r, L = setting, setting.rank, shape.layers
+    s, r, L = setting, setting.lora_r, shape.layers
     rows = max(1, s.batch_tokens // s.max_length)
     N, Q = rows * s.max_length, max(1, round(s.max_length * s.response))
-    M, q, (down_out, down_in), again = rows * Q, shape.heads * shape.head_dim, shape.linear[-1], int(s.checkpointing)
+    M, q, (down_out, down_in), again = rows * Q, shape.heads * shape.head_dim, shape.linear[-1], int(s.gradient_checkpointing)
     body = adapters = attention = 0
     for i in range(L):
         last, first = i == L - 1, i == 0
@@ -431,19 +431,19 @@ def ladder(shape: Shape, setting: Setting) -> list[Rung]:
     work = lambda s: sum(operations(shape, s).values())
     rows = setting.rows
     if rows > 1:
-        parts = setting.accumulation * rows
-        climb("the rows of a step one after the other", f"--accumulation {parts}", "the same step; more, smaller products", accumulation=parts)
-    if not setting.checkpointing:
+        parts = setting.micro_batches * rows
+        climb("the rows of a step one after the other", f"--micro-batches {parts}", "the same step; more, smaller products", micro_batches=parts)
+    if not setting.gradient_checkpointing:
         now = out[-1].setting
-        climb("activations computed twice", "--checkpointing", f"{100 * (work(replace(now, checkpointing=True)) / work(now) - 1):.0f} % more operations", checkpointing=True)
+        climb("activations computed twice", "--gradient-checkpointing", f"{100 * (work(replace(now, gradient_checkpointing=True)) / work(now) - 1):.0f} % more operations", gradient_checkpointing=True)
     length = setting.max_length
     while length > 256:
         length = max(256, length // 2)
         climb(f"rows of {length} tokens", f"--max-length {length}", "longer rows lose the end of their input", max_length=length)
-    rank = setting.rank
+    rank = setting.lora_r
     while rank > 4:
         rank //= 2
-        climb(f"rank {rank}", f"--rank {rank}", f"{setting.rank // rank} times fewer trained weights", rank=rank)
+        climb(f"rank {rank}", f"--lora-r {rank}", f"{setting.lora_r // rank} times fewer trained weights", lora_r=rank)
     return out
 
 
@@ -454,7 +454,7 @@ def choose(shape: Shape, card: Card, setting: Setting, *, share: float = .92) ->
     """
     rungs = ladder(shape, setting)
     fits = [r for r in rungs if r.bytes <= share * card.memory]
-    if fits and (fits[0].setting.max_length, fits[0].setting.rank) == (setting.max_length, setting.rank):
+    if fits and (fits[0].setting.max_length, fits[0].setting.lora_r) == (setting.max_length, setting.lora_r):
         return fits[0].setting
     what = f"{shape.name}: its training needs {rungs[-1 if not fits else 0].bytes / 1e9:.1f} GB{'' if fits else ' at least'}, and {card.name} has {card.memory / 1e9:.1f} GB"
     if fits:

@@ -108,14 +108,14 @@ def _train(model, values: dict, setting: planner.Setting, steps: int, products: 
     def step(h):
         ends.append(h["seconds"])
         say(f"step {h['step']} of {h['steps']}: {ends[-1] - (ends[-2] if ends[1:] else 0):.1f} s, loss {h['loss']:.2f}")
-    setup = loop.TrainConfig(epochs=1, lr=1e-4, batch_tokens=max(T, setting.batch_tokens), accumulation=setting.accumulation, checkpointing=setting.checkpointing, cache=False)
-    net = lora.attach(model, rank=setting.rank, alpha=2 * setting.rank)
+    setup = loop.TrainConfig(epochs=1, lr=1e-4, batch_tokens=max(T, setting.batch_tokens), micro_batches=setting.micro_batches, gradient_checkpointing=setting.gradient_checkpointing, cache=False)
+    net = lora.attach(model, lora_r=setting.lora_r, lora_alpha=2 * setting.lora_r)
     with nullcontext() if products else NoProducts():
         loop.fit(net, rows, setup, pad_id=0, on_step=step)
     return np.diff([0, *ends]).tolist()
 
 
-def rehearse(name: str, setting: planner.Setting = planner.Setting(max_length=512, batch_tokens=512, checkpointing=True), *, steps: int = 2, products: bool = True, values: dict | None = None, say=print) -> dict:
+def rehearse(name: str, setting: planner.Setting = planner.Setting(max_length=512, batch_tokens=512, gradient_checkpointing=True), *, steps: int = 2, products: bool = True, values: dict | None = None, say=print) -> dict:
     """Train a model of the shape of `name` with random weights in 4 bits for some steps, and set what was measured beside what was planned.
 
     products: without them, memory only. values: of its config.json, if known. Nothing but config.json is fetched. Errors: InputError.
@@ -142,7 +142,7 @@ def rehearse(name: str, setting: planner.Setting = planner.Setting(max_length=51
 def describe(made: dict) -> str:
     """A rehearsal as lines for a person."""
     s, measured, planned = made["setting"], made["measured"], made["planned"]
-    lines = [f"{made['model']}: {made['steps']} steps of {s['batch_tokens']:,} tokens, rank {s['rank']}, {s['dtype']}" + ("" if made["products"] else "; without the matrix products, so no times"),
+    lines = [f"{made['model']}: {made['steps']} steps of {s['batch_tokens']:,} tokens, rank {s['lora_r']}, {s['dtype']}" + ("" if made["products"] else "; without the matrix products, so no times"),
              f"memory at its widest: {measured['bytes'] / 1e9:.2f} GB measured, {planned['bytes'] / 1e9:.2f} GB planned ({100 * made['measured_over_planned'] - 100:+.1f} %)",
              "of the plan: " + ", ".join(f"{part} {size / 1e9:.2f}" for part, size in planned["parts"].items())]
     if measured["seconds"]:

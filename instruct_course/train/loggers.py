@@ -42,7 +42,7 @@ class Tracker:
                     do()
             except Exception as error:
                 self.works = False
-                self.say(f"--track {self.name} failed and gets no more of this run: {type(error).__name__}: {_safe(error)}")
+                self.say(f"--report-to {self.name} failed and gets no more of this run: {type(error).__name__}: {_safe(error)}")
 
 
 def _safe(error: BaseException) -> str:
@@ -86,7 +86,7 @@ def open_tracker(name: str, folder: Path, config: dict, say: Callable[[str], Non
     Errors: InputError when `name` is unknown, its package is missing, or it does not start.
     """
     if name not in TRACKERS:
-        raise InputError(f"--track {name}: choose one of {', '.join(TRACKERS)}")
+        raise InputError(f"--report-to {name}: choose one of {', '.join(TRACKERS)}")
     from accelerate import PartialState, tracking
     PartialState()                                  # the trackers need it; under torchrun without a GPU it takes every process for the first,
     if int(os.environ.get("RANK", 0)) > 0:          # so the rank is asked here
@@ -115,8 +115,8 @@ def open_tracker(name: str, folder: Path, config: dict, say: Callable[[str], Non
             if name == "tensorboard":
                 tracker.log({"config": "\n".join(f"    {k}: {v}" for k, v in config.items())}, step=0)
     except ImportError:
-        raise InputError(f"--track {name}: the package {name} is missing or cannot be imported; run pip install -U {name}") from None
+        raise InputError(f"--report-to {name}: the package {name} is missing or cannot be imported; run pip install -U {name}") from None
     except Exception as error:
         undo()
-        raise InputError(f"--track {name}: it did not start ({type(error).__name__}: {_safe(error)}); mend that, or leave --track out") from None
+        raise InputError(f"--report-to {name}: it did not start ({type(error).__name__}: {_safe(error)}); mend that, or leave --report-to out") from None
     return Tracker(name, tracker, say, undo)

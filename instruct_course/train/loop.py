@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from . import checkpoint
-from .batch import batches, collate, families, lay_out
+from .batch import batches, collate, prefix_groups, pack
 from ..common.errors import InputError
-from .engine import Engine, arrange, batch_loss, takes
+from .engine import Engine, arrange, batch_loss, supports
 from .loss import token_losses
 from ..data.template import IGNORE_INDEX, Encoded
 
@@ -69,19 +69,19 @@ def _seed(*numbers: int) -> int:
 class TrainConfig:
     """How to train: `lr` is the peak, `warmup` a share of all steps, `batch_tokens` those of a step with padding.
 
-    accumulation: parts in which a step's rows go through the model; checkpointing: activations are computed again in the backward pass;
+    micro_batches: parts in which a step's rows go through the model; gradient_checkpointing: activations are computed again in the backward pass;
     cache: 16-bit copies of the 4-bit weights (None: where they take less than a quarter of the free memory).
     """
     epochs: float = 3.0
     lr: float = 2e-3
     batch_tokens: int = 2048
-    accumulation: int = 1
+    micro_batches: int = 1
     weight_decay: float = 0.0
     warmup: float = 0.03
     schedule: str = "linear"
     max_grad_norm: float = 1.0
     noise: Noise | None = None
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     cache: bool | None = None
     seed: int = 0
 
@@ -168,7 +168,7 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
     """Train the parameters of `model` that require a gradient; returns one dict a step.
 
     Keys: step, steps, loss (nats a supervised token), lr, grad_norm (None: float16 overflowed, the step is left out), tokens (real ones), seconds,
-    parts (only where memory asked for more of them than `accumulation`), and what `on_step` adds; it may return True to end early, and is asked about
+    parts (only where memory asked for more of them than `micro_batches`), and what `on_step` adds; it may return True to end early, and is asked about
     the last step again when a run goes on. Ctrl-C ends early too and marks the last with "interrupted". Random numbers depend on (seed, step, row) only.
     A step that memory is too small for goes through again in twice as many parts, which `say` hears (None: that of `checkpoints`, else print). Errors:
     InputError when there is nothing to learn, when the loss is no number or explodes or no gradient is left, when not even one row fits into memory,
@@ -182,14 +182,14 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
     divided = getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "rescaled", 1)
     first = {"init_scale": 2.0 ** 16 / divided} if divided != 1 else {}          # the stream's gradients are as many times larger
     scaler = torch.amp.GradScaler(device.type, enabled=model.dtype == torch.float16, **first)
-    engine = Engine(model, cache=config.cache, checkpointing=config.checkpointing) if takes(model) else None
-    if config.checkpointing and engine is None:
+    engine = Engine(model, cache=config.cache, gradient_checkpointing=config.gradient_checkpointing) if supports(model) else None
+    if config.gradient_checkpointing and engine is None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    todo, width = plan([len(r.ids) for r in rows], config, families(rows)), model.get_input_embeddings().weight.shape[1]
+    todo, width = plan([len(r.ids) for r in rows], config, prefix_groups(rows)), model.get_input_embeddings().weight.shape[1]
     setup = _setup(model, rows, config, world)
     history, settled = _restore(checkpoints, parameters, optimizer, scaler, setup) if checkpoints else [], True
     started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
-    parts, say = max(config.accumulation, history[-1].get("parts", 1) if history else 1), say or (checkpoints.say if checkpoints else print)
+    parts, say = max(config.micro_batches, history[-1].get("parts", 1) if history else 1), say or (checkpoints.say if checkpoints else print)
     walk = lambda step, some, n: _walk(model, rows, some, n, config, pad_id, width, engine, scaler, (config.seed, step))
     model.train()
     try:
@@ -216,7 +216,7 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
             scaler.update()
             history.append({"step": step + 1, "steps": len(todo), "loss": total / max(1, n), "lr": optimizer.param_groups[0]["lr"],
                             "grad_norm": norm.item() if torch.isfinite(norm) else None, "tokens": sum(len(rows[i].ids) for i in chosen),
-                            "seconds": time.perf_counter() - started} | ({"parts": parts} if parts > config.accumulation else {}))
+                            "seconds": time.perf_counter() - started} | ({"parts": parts} if parts > config.micro_batches else {}))
             settled = True
             enough = on_step and on_step(history[-1])
             if checkpoints and rank == 0 and ((step + 1) % checkpoints.every == 0 or enough):
@@ -233,7 +233,7 @@ def fit(model, rows: Sequence[Encoded], config: TrainConfig = TrainConfig(), *, 
 # %% ../../nbs/08_train.ipynb #part-loss
 def _part_loss(model, rows, seeds, noise: Noise | None, pad_id: int, width: int, engine: Engine | None) -> torch.Tensor:
     """The summed loss of some rows of a step, with noise where it is wanted."""
-    batch = lay_out(rows, model.device, share=.1 if noise is None else 2) if engine else collate(rows, pad_id, model.device)
+    batch = pack(rows, model.device, share=.1 if noise is None else 2) if engine else collate(rows, pad_id, model.device)
     if noise is None:
         return batch_loss(model, batch, engine=engine)[0]
     drawn = [noise.draw(r, width, s).to(model.device) for r, s in zip(rows, seeds)]
@@ -274,7 +274,7 @@ def _smaller(model, optimizer, parts: int, stuck: int, config: TrainConfig, say)
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
     if stuck > 1:
-        also = "" if config.checkpointing else ", --checkpointing"
+        also = "" if config.gradient_checkpointing else ", --gradient-checkpointing"
         raise InputError(f"memory is too small for a single row of {stuck - 1:,} tokens; use a lower --max-length{also} or a smaller --model")
     if say:
         say(f"memory is too small for a step in {parts} part{'s' if parts > 1 else ''}; from now on each goes through in {2 * parts}, with the same result")
@@ -297,9 +297,9 @@ def _check(history: list[dict], loss: float, norm: torch.Tensor, scaled: bool, c
 def row_losses(model, rows: Sequence[Encoded], *, pad_id: int, batch_tokens: int = 4096,
                progress: Callable[[int], None] | None = None) -> list[tuple[float, int]]:
     """(summed nats, number) of the supervised tokens of each row; the same for any batch size. The model's mode stays. progress: gets the rows done."""
-    was_training, done, out, engine = model.training, 0, [(0.0, 0)] * len(rows), Engine(model) if takes(model) else None
+    was_training, done, out, engine = model.training, 0, [(0.0, 0)] * len(rows), Engine(model) if supports(model) else None
     model.eval()
-    for chosen in batches([len(r.ids) for r in rows], batch_tokens, family=families(rows)):
+    for chosen in batches([len(r.ids) for r in rows], batch_tokens, family=prefix_groups(rows)):
         some = [rows[i] for i in chosen]
         each = batch_loss(model, arrange(model, some, pad_id), engine=engine, loss=token_losses).double()
         for i, part in zip(chosen, each.split([sum(l != IGNORE_INDEX for l in r.labels[1:]) for r in some])):

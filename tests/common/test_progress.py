@@ -275,17 +275,17 @@ def test_a_tracker_that_fails_is_told_once_and_left_alone():
     for h in history(4, heldout_loss=1, interrupted=True, note="text", best=None):
         tracker.log(h)
     tracker.close()
-    assert said == ["--track wandb failed and gets no more of this run: ConnectionError: … refused"]
+    assert said == ["--report-to wandb failed and gets no more of this run: ConnectionError: … refused"]
     assert [step for _, step in broken.calls] == [1, 2] and set(broken.calls[0][0]) == {"loss", "lr", "grad_norm", "tokens", "seconds", "heldout_loss"}
 
 
 def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="--track mlflow: choose one of tensorboard, wandb, trackio"):
+    with pytest.raises(InputError, match="--report-to mlflow: choose one of tensorboard, wandb, trackio"):
         open_tracker("mlflow", tmp_path, {})
     for name, hidden in (("wandb", "wandb"), ("trackio", "trackio"), ("tensorboard", "torch.utils.tensorboard")):
         monkeypatch.setitem(sys.modules, hidden, None)
         monkeypatch.setitem(sys.modules, "tensorboardX", None)
-        with pytest.raises(InputError, match=f"--track {name}: .* pip install -U {name}"):
+        with pytest.raises(InputError, match=f"--report-to {name}: .* pip install -U {name}"):
             open_tracker(name, tmp_path, {})
 
 

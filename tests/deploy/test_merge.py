@@ -252,7 +252,7 @@ def test_new_tokens_are_merged_with_their_rows(tmp_path):
         made.train_from_iterator(["abc"], trainers.BpeTrainer(vocab_size=99, initial_alphabet=list("abcdefghijklmnopqrstuvwxyzĠĊ.,:0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"), special_tokens=["<eos>"]))
         PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>").save_pretrained(base)
         dataset.save(tmp_path / "rows.jsonl", [Example("Say a.", output="a b"), Example("Say b.", "x", "b"), Example("Say c.", output="c"), Example("Say d.", output="d")])
-        run = instruct_course.tune(model=str(base), data=str(tmp_path / "rows.jsonl"), holdout="0.5", epochs=3, template="article", rank=2, out=str(tmp_path / f"run-{tied}"), quiet=True)
+        run = instruct_course.tune(model=str(base), data=str(tmp_path / "rows.jsonl"), holdout="0.5", epochs=3, template="article", lora_r=2, out=str(tmp_path / f"run-{tied}"), quiet=True)
         folder, report = merge.merge(run.path, tmp_path / f"out-{tied}", dtype="float32", quiet=True)
         model, tokenizer, template = merge.open_merged(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

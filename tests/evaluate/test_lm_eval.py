@@ -26,7 +26,7 @@ def adapted():
     """nano in 4 bits with an adapter that is not zero, and trained rows of special tokens."""
     from instruct_course.model.load import load_base
     base = load_base("nano")
-    model = lora.attach(base.model, alpha=64, token_ids=template.prepare(ARTICLE, base.tokenizer), seed=0)
+    model = lora.attach(base.model, lora_alpha=64, token_ids=template.prepare(ARTICLE, base.tokenizer), seed=0)
     torch.manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():

@@ -88,7 +88,7 @@ def test_copies_are_named_and_left_out_of_the_second_score():
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 40))
 def test_a_spread_keeps_order_and_ends_of_the_file_in_reach(items, most):
-    got = report.spread(list(enumerate(items)), most)
+    got = report.subsample(list(enumerate(items)), most)
     assert len(got) == min(most, len(items)) and got == sorted(got, key=lambda x: x[0]) and len({i for i, _ in got}) == len(got)
 
 

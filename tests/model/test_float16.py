@@ -59,11 +59,11 @@ def test_the_engine_in_float16_is_as_near_to_float32_as_transformers_is(kind):
             p.data = q.data.clone()
         else:
             q.data = p.data.float()
-    assert engine.takes(rough)
+    assert engine.supports(rough)
     total, n, g = gradients(exact, batch.collate(ROWS, 0))
     far = []
-    for made, options in ((batch.collate(ROWS, 0), {}), (batch.lay_out(ROWS), {}), (batch.lay_out(ROWS), {"checkpointing": True})):
-        options = {"engine": engine.Engine(rough, **options)} if isinstance(made, batch.Line) else {}
+    for made, options in ((batch.collate(ROWS, 0), {}), (batch.pack(ROWS), {}), (batch.pack(ROWS), {"gradient_checkpointing": True})):
+        options = {"engine": engine.Engine(rough, **options)} if isinstance(made, batch.PackedBatch) else {}
         loss, m, got = gradients(rough, made, **options)
         assert m == n and loss == pytest.approx(total, rel=2 * EPS)
         far.append(((got - g).norm() / g.norm()).item())
@@ -74,11 +74,11 @@ def test_the_engine_in_float16_is_as_near_to_float32_as_transformers_is(kind):
 def test_nano_in_float16(fresh):
     """The real base in 4 bits: the engine's loss and gradient against float32, beside the library's."""
     half = load_base("nano", dtype=torch.float16, say=lambda text: None)
-    exact, rough = (lora.attach(b.model, rank=4).train() for b in (fresh, half))
+    exact, rough = (lora.attach(b.model, lora_r=4).train() for b in (fresh, half))
     rows = [Encoded([288, 426, 314, 4011, 278, 2882 + t, 16], [-100] * 4 + [278, 2882 + t, 16]) for t in range(4)]
     total, n, g = gradients(exact, batch.collate(rows, 0))
     far = {}
-    for what, made in (("library", batch.collate(rows, 0)), ("engine", batch.lay_out(rows))):
+    for what, made in (("library", batch.collate(rows, 0)), ("engine", batch.pack(rows))):
         loss, _, got = gradients(rough, made)
         assert loss == pytest.approx(total, rel=4 * EPS)
         far[what] = ((got - g).norm() / g.norm()).item()
@@ -86,11 +86,11 @@ def test_nano_in_float16(fresh):
 
 
 def test_adapters_in_float16_take_the_plain_path():
-    assert not engine.takes(tiny(dtype=torch.float16)), "the loss scale has nothing to divide safely in 16 bits"
+    assert not engine.supports(tiny(dtype=torch.float16)), "the loss scale has nothing to divide safely in 16 bits"
 
 
 def test_trained_rows_beside_float16_are_float32():
-    model = lora.attach(bare(dtype=torch.float16), rank=2, token_ids=[7, 8])
+    model = lora.attach(bare(dtype=torch.float16), lora_r=2, token_ids=[7, 8])
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     rows = [Encoded([3, 7, 5, 8, 7, t], [-100] * 4 + [7, t]) for t in range(8, 12)]
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
@@ -130,15 +130,15 @@ def test_engine_and_library_agree_on_a_divided_model(noise):
         model = bare(dtype=torch.float64)
         if s > 1:
             float16.rescale(model, s)
-        model = lora.attach(model, rank=3, alpha=6, token_ids=[7, 8]).double().train()
+        model = lora.attach(model, lora_r=3, lora_alpha=6, token_ids=[7, 8]).double().train()
         torch.manual_seed(1)
         for name, p in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(p, std=.1)
-        assert engine.takes(model)
+        assert engine.supports(model)
         drawn = noise and [noise.draw(r, 32, (0, i)) for i, r in enumerate(ROWS)]
         for line in (False, True):
-            made = batch.lay_out(ROWS, share=2) if line else batch.collate(ROWS, 0)
+            made = batch.pack(ROWS, share=2) if line else batch.collate(ROWS, 0)
             x = None if noise is None else torch.cat(drawn) if line else torch.stack(drawn)
             results.append(gradients(model, made, noise=x))
     for total, n, g in results[1:]:
@@ -150,7 +150,7 @@ def test_an_adapter_means_the_published_weights(tmp_path):
     divided, plain = bare(dtype=torch.float32), bare(dtype=torch.float32)
     float16.rescale(divided, 64)
     for i, (there, here) in enumerate(((divided, plain), (plain, divided))):
-        made = lora.attach(copy.deepcopy(there), rank=3, token_ids=[9])
+        made = lora.attach(copy.deepcopy(there), lora_r=3, token_ids=[9])
         torch.manual_seed(2)
         for name, p in made.named_parameters():
             if p.requires_grad:
@@ -208,7 +208,7 @@ def test_it_learns_and_its_adapter_serves_the_published_base(planted, tmp_path):
     history = {}
     for dtype in (torch.float32, torch.float16):
         base = load_base(str(planted), dtype=dtype, say=lambda text: None)
-        model = lora.attach(base.model, rank=4)
+        model = lora.attach(base.model, lora_r=4)
         history[dtype] = loop.fit(model, rows, config, pad_id=0)
     losses = {d: [x["loss"] for x in h] for d, h in history.items()}
     assert losses[torch.float16][0] == pytest.approx(losses[torch.float32][0], rel=.01)

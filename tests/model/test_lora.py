@@ -119,7 +119,7 @@ ATTENTION, MLP = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_pro
 
 @pytest.mark.parametrize("targets, wanted", [("all-linear", ATTENTION | MLP), ("attention", ATTENTION), (["q_proj", "v_proj"], {"q_proj", "v_proj"}), (("mlp.up_proj",), {"up_proj"})])
 def test_targets(targets, wanted):
-    model = lora.attach(small(), rank=3, targets=targets)
+    model = lora.attach(small(), lora_r=3, targets=targets)
     assert adapted(model) == wanted
     sizes = {"q_proj": (32, 32), "k_proj": (32, 16), "v_proj": (32, 16), "o_proj": (32, 32), "gate_proj": (32, 64), "up_proj": (32, 64), "down_proj": (64, 32)}
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * 3 * sum(sum(sizes[n]) for n in wanted)
@@ -128,7 +128,7 @@ def test_targets(targets, wanted):
 def test_attention_of_another_architecture():
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
-    assert adapted(lora.attach(model, rank=2, targets="attention")) == {"query_key_value", "dense"}
+    assert adapted(lora.attach(model, lora_r=2, targets="attention")) == {"query_key_value", "dense"}
 
 
 @pytest.mark.parametrize("targets, says", [("mlp", "'attention' or a list"), (["q_proj", "c_attn"], "no linear layer 'c_attn'; it has down_proj"), ([], "no linear layer")])
@@ -139,7 +139,7 @@ def test_targets_that_are_not_there(targets, says):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_token_rows_come_along_with_any_targets(tied):
-    model = lora.attach(small(tie_word_embeddings=tied), rank=1, targets=["q_proj"], token_ids=[5, 3])
+    model = lora.attach(small(tie_word_embeddings=tied), lora_r=1, targets=["q_proj"], token_ids=[5, 3])
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * (32 + 32) + (1 if tied else 2) * 2 * 32
 
 
@@ -153,7 +153,7 @@ def as_base(model, **options):
 
 
 def trained():
-    model = lora.attach(small(), rank=2, alpha=4, token_ids=[3])
+    model = lora.attach(small(), lora_r=2, lora_alpha=4, token_ids=[3])
     for i, p in enumerate(p for p in model.parameters() if p.requires_grad):
         p.data += .1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
     return model
@@ -267,7 +267,7 @@ def test_weights_of_another_shape_or_with_holes_are_refused(kept):
 
 
 def test_a_row_that_the_vocabulary_has_not_is_refused(tmp_path):
-    lora.save(lora.attach(small(), rank=1, token_ids=[63]), tmp_path / "a", base="tiny")
+    lora.save(lora.attach(small(), lora_r=1, token_ids=[63]), tmp_path / "a", base="tiny")
     with pytest.raises(InputError):
         lora.load(small(vocab_size=60), tmp_path / "a")
 
@@ -289,7 +289,7 @@ def test_saving_overwrites_nothing_and_leaves_nothing_half(kept, tmp_path):
 
 
 def test_a_real_base_is_known_again(fresh, tmp_path):
-    lora.save(lora.attach(fresh.model, rank=2, token_ids=[2, 3, 4]), tmp_path / "a", base=fresh, template=template_.named("article"))
+    lora.save(lora.attach(fresh.model, lora_r=2, token_ids=[2, 3, 4]), tmp_path / "a", base=fresh, template=template_.named("article"))
     assert lora.load(load_base("nano"), tmp_path / "a", template=template_.named("article"))
     with pytest.raises(InputError, match=r"the quantisation \(trained on nf4, here none\)"):
         lora.load(load_base("nano", quantization="none"), tmp_path / "a")

@@ -367,7 +367,7 @@ def test_what_cannot_be_written(nano, fresh, tmp_path):
         quantize.write(fresh.model, tmp_path / "a")
     del next(iter(states(fresh.model).values())).quant_state.packing_format_for_cpu
     with pytest.raises(InputError, match="without an adapter"):
-        quantize.write(lora.attach(fresh.model, rank=2), tmp_path / "a")
+        quantize.write(lora.attach(fresh.model, lora_r=2), tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -415,7 +415,7 @@ def test_the_account_of_nano(nano):
 
 def test_the_account_of_a_model_with_adapters(fresh):
     plain = quantize.account(fresh.model)
-    model = lora.attach(fresh.model, rank=4, token_ids=[2, 3])
+    model = lora.attach(fresh.model, lora_r=4, token_ids=[2, 3])
     got = quantize.account(model)
     assert sum(got.values()) == really(model)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)

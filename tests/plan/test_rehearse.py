@@ -50,7 +50,7 @@ def test_a_built_model_has_the_true_shapes_and_the_engine_takes_it():
         wanted = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL))
     bnb = quantize.bitsandbytes()
     shapes = lambda m: {n: tuple(w.quant_state.shape if isinstance(w, bnb.nn.Params4bit) else w.shape) for n, w in m.named_parameters()}
-    assert shapes(model) == shapes(wanted) and seconds > 0 and engine.takes(lora.attach(model, rank=2))
+    assert shapes(model) == shapes(wanted) and seconds > 0 and engine.supports(lora.attach(model, lora_r=2))
     codes = [l.mlp.up_proj.weight for l in model.base_model.layers]
     assert torch.equal(codes[0], codes[2]) and codes[0].data_ptr() != codes[2].data_ptr()
 
@@ -67,14 +67,14 @@ def test_without_products_shapes_and_dtypes_stay():
 def test_a_rehearsal_trains(capsys):
     """Real products: two steps, times, and the loss of a model that knows nothing."""
     said = []
-    made = rehearse("small", planner.Setting(max_length=32, batch_tokens=64, rank=2, dtype="float32", device="cpu"), values=SMALL, say=said.append)
+    made = rehearse("small", planner.Setting(max_length=32, batch_tokens=64, lora_r=2, dtype="float32", device="cpu"), values=SMALL, say=said.append)
     jsonschema.validate(made, SCHEMA)
     losses = [float(line.split("loss ")[1]) for line in said if "loss" in line]
     assert len(made["measured"]["seconds"]) == 2 and all(s > 0 for s in made["measured"]["seconds"]) and all(abs(loss - 5.7) < .3 for loss in losses) and len(losses) == 2      # ln 300 = 5.70
-    without = rehearse("small", planner.Setting(max_length=32, batch_tokens=64, rank=2, dtype="float32", device="cpu"), values=SMALL, products=False, say=quiet)
+    without = rehearse("small", planner.Setting(max_length=32, batch_tokens=64, lora_r=2, dtype="float32", device="cpu"), values=SMALL, products=False, say=quiet)
     assert without["measured"]["seconds"] is None and without["planned"] == made["planned"]
 
 
 def test_the_command(command):
-    code, out, err = command("rehearse", str(ASSETS / "nano"), "--max-length", "32", "--rank", "2", "--dtype", "float32")
+    code, out, err = command("rehearse", str(ASSETS / "nano"), "--max-length", "32", "--lora-r", "2", "--dtype", "float32")
     assert code == 0 and "measured" in out and "planned" in out and "step 2 of 2" in err

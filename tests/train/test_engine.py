@@ -37,7 +37,7 @@ def tiny(kind="llama", adapted=True, dtype=torch.float64, **options):
         if "norm" in name or "bias" in name:
             torch.nn.init.normal_(p, 1, .3)
     if adapted:
-        model = lora.attach(model, rank=3, alpha=6)
+        model = lora.attach(model, lora_r=3, lora_alpha=6)
         for name, p in model.named_parameters():
             if "lora" in name:
                 p.data = torch.nn.init.normal_(p.data.to(dtype), std=.1)
@@ -53,7 +53,7 @@ def gradients(model, made, **options):
 
 
 def same(model, rows, rtol=1e-9, atol=1e-10, line=None, **options):
-    (a, n, ga), (b, m, gb) = gradients(model, batch.collate(rows, 0)), gradients(model, batch.lay_out(rows, share=0) if line is None else line, **options)
+    (a, n, ga), (b, m, gb) = gradients(model, batch.collate(rows, 0)), gradients(model, batch.pack(rows, share=0) if line is None else line, **options)
     assert n == m and a == pytest.approx(b, rel=rtol, abs=atol)
     torch.testing.assert_close(ga, gb, rtol=rtol, atol=atol)
 
@@ -68,12 +68,12 @@ def llama():
 @pytest.mark.parametrize("kind", engine.KINDS)
 def test_every_kind_of_model_gives_the_librarys_loss_and_gradient(kind):
     model = tiny(kind)
-    assert engine.takes(model)
+    assert engine.supports(model)
 
     @settings(max_examples=60, deadline=None)
     @given(some_rows())
     def check(rows):
-        (a, n, ga), (b, m, gb) = gradients(model, batch.collate(rows, 0)), gradients(model, batch.lay_out(rows, share=0))
+        (a, n, ga), (b, m, gb) = gradients(model, batch.collate(rows, 0)), gradients(model, batch.pack(rows, share=0))
         assert n == m and a == pytest.approx(b, rel=1e-6)
         assert (ga - gb).norm() <= 1e-6 * ga.norm()      # transformers' own rotary angles and norms are in float32
     check()
@@ -87,19 +87,19 @@ def test_biases_tied_heads_and_scaled_positions(options):
 
 def test_trained_token_rows_take_the_plain_head_and_still_agree():
     model = tiny(adapted=False, tie_word_embeddings=True)
-    model = lora.attach(model, rank=2, token_ids=[7, 8])
-    assert engine.takes(model) and type(model.get_base_model().get_output_embeddings()) is not torch.nn.Linear
+    model = lora.attach(model, lora_r=2, token_ids=[7, 8])
+    assert engine.supports(model) and type(model.get_base_model().get_output_embeddings()) is not torch.nn.Linear
     rows = [Encoded([3, 7, 5, 8, 7, t], [-100] * 4 + [7, t]) for t in range(8, 12)]
     same(model, rows, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"cache": True}, {"cache": None}, {"checkpointing": True}, {"cache": True, "checkpointing": True}])
+@pytest.mark.parametrize("options", [{"cache": True}, {"cache": None}, {"gradient_checkpointing": True}, {"cache": True, "gradient_checkpointing": True}])
 def test_cache_and_checkpointing_change_no_bit(fresh, options):
     """Four bits, dequantised once, twice or three times: the same numbers."""
-    model = lora.attach(fresh.model, rank=4)
+    model = lora.attach(fresh.model, lora_r=4)
     torch.nn.init.normal_(model.get_base_model().model.layers[1].mlp.up_proj.lora_B["default"].weight, std=.01)
     rows = [Encoded([7, 8, 9, 10 + t, 3, 4], [-100] * 4 + [3, 4]) for t in range(5)]
-    made = batch.lay_out(rows)
+    made = batch.pack(rows)
     a, n, ga = gradients(model, made, engine=engine.Engine(model))
     b, m, gb = gradients(model, made, engine=engine.Engine(model, **options))
     assert (a, n) == (b, m) and torch.equal(ga, gb) and ga.abs().sum() > 0
@@ -109,11 +109,11 @@ def test_checkpointing_keeps_less(llama):
     """What autograd holds between forward and backward, counted byte by byte."""
     rows = [Encoded([7, 8, 9, 10 + t, 3, 4], [-100] * 4 + [3, 4]) for t in range(5)]
     kept = []
-    for checkpointing in (False, True):
+    for gradient_checkpointing in (False, True):
         seen, pack = {}, lambda t: seen.setdefault(t.data_ptr(), t.numel() * t.element_size()) and t
-        made = engine.Engine(llama, checkpointing=checkpointing)
+        made = engine.Engine(llama, gradient_checkpointing=gradient_checkpointing)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            engine.batch_loss(llama, batch.lay_out(rows), engine=made)
+            engine.batch_loss(llama, batch.pack(rows), engine=made)
         kept.append(sum(seen.values()))
     assert kept[1] < kept[0] / 4
 
@@ -128,7 +128,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is():
         else:
             q.data = p.data.float()
     _, _, g = gradients(exact, batch.collate(rows, 0))
-    far = [((gradients(rough, made)[2].float() - g).norm() / g.norm()).item() for made in (batch.collate(rows, 0), batch.lay_out(rows))]
+    far = [((gradients(rough, made)[2].float() - g).norm() / g.norm()).item() for made in (batch.collate(rows, 0), batch.pack(rows))]
     assert far[1] < 1.5 * far[0] and far[1] < .05
     assert all(p.grad.dtype == torch.float32 for n, p in rough.named_parameters() if "lora" in n), "float32 masters get float32 gradients"
 
@@ -138,7 +138,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is():
 def test_nothing_leaks_between_rows(llama, rows, which, seed):
     """Whatever the other rows say in their own part, a row's loss stays what it is."""
     which %= len(rows)
-    line = batch.lay_out(rows, share=0)
+    line = batch.pack(rows, share=0)
     line.target[[t for t in range(line.target.numel()) if t not in line.own[which].tolist()]] = -100
     with torch.no_grad():
         before = engine.batch_loss(llama, line)[0].item()
@@ -151,55 +151,55 @@ def test_the_beginning_is_seen(llama):
     """The other way round: change the beginning, and all rows change."""
     rows = [Encoded([7, 8, 9, t, 3, 4], [-100] * 4 + [3, 4]) for t in (10, 11)]
     changed = [Encoded([7, 20, *r.ids[2:]], r.labels) for r in rows]
-    assert batch.lay_out(rows).prefix == 3
+    assert batch.pack(rows).prefix == 3
     with torch.no_grad():
-        a, b = (engine.batch_loss(llama, batch.lay_out(r))[0].item() for r in (rows, changed))
+        a, b = (engine.batch_loss(llama, batch.pack(r))[0].item() for r in (rows, changed))
     assert abs(a - b) > 1e-4
 
 
 def test_no_supervised_token_is_harmless(llama):
-    total, n = engine.batch_loss(llama, batch.lay_out([Encoded([5, 6, 7], [-100] * 3), Encoded([5, 8], [-100] * 2)]))
+    total, n = engine.batch_loss(llama, batch.pack([Encoded([5, 6, 7], [-100] * 3), Encoded([5, 8], [-100] * 2)]))
     total.backward()
     assert n == 0 and total.item() == 0 and all(p.grad is None or not p.grad.abs().sum() for p in llama.parameters())
 
 
 def test_the_models_own_code_is_untouched(llama):
     before = {n: type(m).forward for n, m in llama.named_modules()}
-    engine.batch_loss(llama, batch.lay_out([Encoded([5, 6], [-100, 6])]))
+    engine.batch_loss(llama, batch.pack([Encoded([5, 6], [-100, 6])]))
     with pytest.raises(IndexError):
-        engine.batch_loss(llama, batch.lay_out([Encoded([5, V + 7], [-100, 6])]))
+        engine.batch_loss(llama, batch.pack([Encoded([5, V + 7], [-100, 6])]))
     assert before == {n: type(m).forward for n, m in llama.named_modules()} and not any("forward" in m.__dict__ for m in llama.modules())
 
 
 def test_what_the_engine_takes():
     from transformers import AutoConfig, AutoModelForCausalLM
-    assert engine.takes(tiny(adapted=False)) and not engine.takes(tiny("mistral", sliding_window=16))
-    assert not engine.takes(tiny(dtype=torch.float16)), "float16 wants float32 adapters all the way"
-    assert not engine.takes(tiny(hidden_act="gelu"))
+    assert engine.supports(tiny(adapted=False)) and not engine.supports(tiny("mistral", sliding_window=16))
+    assert not engine.supports(tiny(dtype=torch.float16)), "float16 wants float32 adapters all the way"
+    assert not engine.supports(tiny(hidden_act="gelu"))
     gpt = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", vocab_size=V, n_embd=16, n_layer=1, n_head=2))
     trained = tiny(adapted=False)
     trained.model.layers[1].mlp.up_proj.weight.requires_grad_()
-    dropped = lora.attach(tiny(adapted=False), rank=2, dropout=.1)
-    assert not engine.takes(gpt) and not engine.takes(trained) and not engine.takes(dropped)
+    dropped = lora.attach(tiny(adapted=False), lora_r=2, lora_dropout=.1)
+    assert not engine.supports(gpt) and not engine.supports(trained) and not engine.supports(dropped)
     rows = [Encoded([7, 8, 9, 10, 11, t], [-100] * 5 + [t]) for t in range(8)]
-    assert isinstance(engine.arrange(tiny(), rows, 0), batch.Line) and isinstance(engine.arrange(gpt, rows, 0), dict)
+    assert isinstance(engine.arrange(tiny(), rows, 0), batch.PackedBatch) and isinstance(engine.arrange(gpt, rows, 0), dict)
 
 
 @pytest.mark.parametrize("targets", ["attention", ["down_proj"]])
 def test_adapters_on_some_layers_only(targets):
-    model = lora.attach(tiny(adapted=False), rank=2, targets=targets)
+    model = lora.attach(tiny(adapted=False), lora_r=2, targets=targets)
     same(model, [Encoded([3, 4, 5, 6, 7, t], [-100] * 4 + [7, t]) for t in range(8, 12)], rtol=1e-5, atol=1e-6)
 
 
 def test_no_gradient_below_the_lowest_adapter():
     model = tiny(adapted=False)
-    model = lora.attach(model, rank=2, targets=["model.layers.2.mlp.down_proj"])
+    model = lora.attach(model, lora_r=2, targets=["model.layers.2.mlp.down_proj"])
     made = engine.Engine(model)
     seen = []
     for layer in made.layers:
         group = layer["o"]
         group.weight = lambda dtype, group=group, real=group.weight: seen.append(group) or real(dtype)
-    engine.batch_loss(model, batch.lay_out([Encoded([5, 6, 7], [-100, 6, 7])]), engine=made)[0].backward()
+    engine.batch_loss(model, batch.pack([Encoded([5, 6, 7], [-100, 6, 7])]), engine=made)[0].backward()
     assert len(seen) == 3, "each weight is used once, forwards, and never backwards"
 
 
@@ -213,14 +213,14 @@ ANGLES = torch.linspace(-1, 1, 20, dtype=torch.float64).view(5, 1, 4).repeat(1, 
 
 
 @pytest.mark.parametrize("make", [
-    lambda: (lambda h: engine.Norm.apply(h, torch.linspace(.5, 2, 8).double(), 1e-5), [leaf(5, 8)]),
-    lambda: (engine.Gate.apply, [leaf(5, 8)]),
-    lambda: (lambda x: engine.Turn.apply(x, ANGLES.cos(), ANGLES.sin()), [leaf(5, 3, 8)]),
+    lambda: (lambda h: engine.RMSNorm.apply(h, torch.linspace(.5, 2, 8).double(), 1e-5), [leaf(5, 8)]),
+    lambda: (engine.SwiGLU.apply, [leaf(5, 8)]),
+    lambda: (lambda x: engine.Rotary.apply(x, ANGLES.cos(), ANGLES.sin()), [leaf(5, 3, 8)]),
     lambda: (lambda q, k, v: engine.Attend.apply(q, k, v, torch.zeros(1, 4, 6).double().masked_fill(torch.ones(4, 6).triu(3).bool(), -torch.inf), .3),
              [leaf(2, 4, 8), leaf(2, 6, 8, seed=1), leaf(2, 6, 8, seed=2)]),
-    lambda: (lambda t: batch.ToLine.apply(t, torch.tensor([0, 2, 3, 5])), [leaf(2, 3, 4)]),
-    lambda: (lambda t: batch.ToRows.apply(t, torch.tensor([[1, 2, 2], [3, 4, 5]]), torch.tensor([0, 1, 3, 4, 5]))[torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()], [leaf(6, 4)]),
-], ids=["Norm", "Gate", "Turn", "Attend", "ToLine", "ToRows"])
+    lambda: (lambda t: batch.UnpadInput.apply(t, torch.tensor([0, 2, 3, 5])), [leaf(2, 3, 4)]),
+    lambda: (lambda t: batch.PadInput.apply(t, torch.tensor([[1, 2, 2], [3, 4, 5]]), torch.tensor([0, 1, 3, 4, 5]))[torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()], [leaf(6, 4)]),
+], ids=["RMSNorm", "SwiGLU", "Rotary", "Attend", "UnpadInput", "PadInput"])
 def test_gradients_are_right_to_finite_differences(make):
     f, inputs = make()
     assert torch.autograd.gradcheck(f, inputs, atol=1e-6)
@@ -230,7 +230,7 @@ def test_the_product_is_pefts(llama):
     """Three layers in one against three PEFT layers one by one."""
     a = llama.get_base_model().model.layers[0].self_attn
     x = leaf(7, 32)
-    together = engine.Group(a.q_proj, a.k_proj, a.v_proj)(x)
+    together = engine.FusedLoRALinear(a.q_proj, a.k_proj, a.v_proj)(x)
     apart = torch.cat([m(x) for m in (a.q_proj, a.k_proj, a.v_proj)], 1)
     torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
     wanted = [x, *(p for m in (a.q_proj, a.k_proj, a.v_proj) for n, p in m.named_parameters() if "lora" in n)]
@@ -252,9 +252,9 @@ def test_attention_is_the_librarys(B, Q, more, n_kv, groups, own_masks):
 
 def test_long_rows_do_not_keep_their_scores(monkeypatch, llama):
     rows = [Encoded([7, 8, 9, 10 + t, 3, 4], [-100] * 4 + [3, 4]) for t in range(5)]
-    a = gradients(llama, batch.lay_out(rows))
+    a = gradients(llama, batch.pack(rows))
     monkeypatch.setattr(engine, "SCORES", 0)
-    b = gradients(llama, batch.lay_out(rows))
+    b = gradients(llama, batch.pack(rows))
     assert a[0] == pytest.approx(b[0], rel=1e-12)
     torch.testing.assert_close(a[2], b[2], rtol=1e-9, atol=1e-12)
 
@@ -264,7 +264,7 @@ def test_long_rows_do_not_keep_their_scores(monkeypatch, llama):
 @settings(max_examples=200, deadline=None)
 @given(some_rows())
 def test_a_line_holds_the_rows(rows):
-    line = batch.lay_out(rows, share=0)
+    line = batch.pack(rows, share=0)
     p, flat = line.prefix, line.ids[0]
     lengths = [len(r.ids) - p for r in rows]
     assert min(lengths) >= 1 and flat.numel() == p + sum(lengths) == line.positions.numel() == line.target.numel()
@@ -279,9 +279,9 @@ def test_a_line_holds_the_rows(rows):
 
 def test_a_beginning_that_saves_little_is_not_shared():
     rows = [Encoded([7, *range(10 * t, 10 * t + 20), 3], [-100] * 21 + [3]) for t in range(4)]
-    assert batch.lay_out(rows, share=0).prefix == 1 and batch.lay_out(rows).prefix == 0
+    assert batch.pack(rows, share=0).prefix == 1 and batch.pack(rows).prefix == 0
     alike = [Encoded([*range(20), t, 3], [-100] * 21 + [3]) for t in range(4)]
-    assert batch.lay_out(alike).prefix == 20 and batch.lay_out(alike, share=2).prefix == 0
+    assert batch.pack(alike).prefix == 20 and batch.pack(alike, share=2).prefix == 0
 
 
 @settings(max_examples=80, deadline=None)
@@ -296,7 +296,7 @@ def test_a_batch_is_of_one_family(lengths, room, seed):
 def test_families_are_common_beginnings():
     begin = {name: [k] * 16 for k, name in enumerate("abc")}
     rows = [Encoded([*begin[name], i], []) for i, name in enumerate("a" * 10 + "b" * 9 + "c")] + [Encoded([0, 1], [])]
-    got = batch.families(rows)
+    got = batch.prefix_groups(rows)
     assert len(set(got[:10])) == len(set(got[10:19])) == 1 and got[0] != got[10] and 0 not in (got[0], got[10]) and got[19:] == [0, 0]
 
 
@@ -304,7 +304,7 @@ def test_some_layers_of_a_group_have_a_bias_and_some_not():
     first, second = torch.nn.Linear(6, 4, bias=False, dtype=torch.bfloat16), torch.nn.Linear(6, 3, dtype=torch.bfloat16)
     x = torch.randn(5, 6, dtype=torch.bfloat16)
     with torch.no_grad():
-        torch.testing.assert_close(engine.Group(first, second)(x), torch.cat([first(x), second(x)], 1), rtol=.02, atol=.02)
+        torch.testing.assert_close(engine.FusedLoRALinear(first, second)(x), torch.cat([first(x), second(x)], 1), rtol=.02, atol=.02)
 
 
 # -- what each row costs

@@ -28,7 +28,7 @@ def tiny(dtype=torch.float32, **options):
     torch.manual_seed(0)
     config = AutoConfig.for_model("llama", vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
                                   pad_token_id=0, bos_token_id=None, eos_token_id=1)
-    return lora.attach(AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False), rank=4, alpha=16, seed=1, **options)
+    return lora.attach(AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False), lora_r=4, lora_alpha=16, seed=1, **options)
 
 
 def some_rows(n=40, seed=0):
@@ -64,7 +64,7 @@ plain = pytest.mark.parametrize("options", [{}, {"dropout": 1e-9}], ids=["engine
 @plain
 def test_a_batch_of_eight_is_eight_of_one(options):
     model, rows = tiny(**options).train(), ROWS[:8]
-    assert engine.takes(model) == (not options)
+    assert engine.supports(model) == (not options)
 
     def gradient(parts):
         model.zero_grad()
@@ -93,7 +93,7 @@ def test_more_padding_changes_nothing():
 @plain
 def test_the_parts_of_a_step_do_not_matter(options):
     """Accumulation 1, 3 and 8: the same losses, rates, norms and adapters."""
-    (a, first), *others = [trained(loop.TrainConfig(**SETUP.__dict__ | {"accumulation": k}), model=tiny(**options)) for k in (1, 3, 8)]
+    (a, first), *others = [trained(loop.TrainConfig(**SETUP.__dict__ | {"micro_batches": k}), model=tiny(**options)) for k in (1, 3, 8)]
     for b, history in others:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         assert [h["lr"] for h in history] == [h["lr"] for h in first]
@@ -120,7 +120,7 @@ def test_the_losses_are_those_of_transformers_trainer(tmp_path):
     import datasets
     from transformers import Trainer, TrainingArguments
     config = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=120, warmup=0.0)
-    todo = loop.plan([len(r.ids) for r in ROWS], config, batch.families(ROWS))
+    todo = loop.plan([len(r.ids) for r in ROWS], config, batch.prefix_groups(ROWS))
     _, ours = trained(config)
     args = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=1, num_train_epochs=1, learning_rate=config.lr, lr_scheduler_type="linear", warmup_steps=0,
                              weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
@@ -205,7 +205,7 @@ def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
     else:
         real = engine.Engine._layer
         monkeypatch.setattr(engine.Engine, "_layer", lambda self, layer, h, *rest: went_in.append(h) or real(self, layer, h, *rest))
-    made = engine.Engine(model) if engine.takes(model) else None
+    made = engine.Engine(model) if engine.supports(model) else None
     loop._part_loss(model, rows, [(0, 0, i) for i in range(5)], noise, 0, 32, made)
     embed = inner.get_input_embeddings()
     want = [embed(torch.tensor(r.ids)) + noise.draw(r, 32, (0, 0, i)) for i, r in enumerate(rows)]
@@ -234,7 +234,7 @@ def test_noise_is_off_in_evaluation_and_gone_after_an_exception(options):
 
 def test_noise_does_not_depend_on_parts_or_path():
     config = loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 15)})
-    (a, first), *others = [trained(loop.TrainConfig(**config.__dict__ | {"accumulation": k}), model=tiny(**o)) for k, o in ((1, {}), (4, {}), (1, {"dropout": 1e-9}))]
+    (a, first), *others = [trained(loop.TrainConfig(**config.__dict__ | {"micro_batches": k}), model=tiny(**o)) for k, o in ((1, {}), (4, {}), (1, {"dropout": 1e-9}))]
     for b, history in others:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
         assert [h["loss"] for h in history] == pytest.approx([h["loss"] for h in first], rel=1e-5)
@@ -256,7 +256,7 @@ def test_evaluation_in_between_changes_no_bit(fresh):
     article = template.named("article")
     rows = [template.encode(article, fresh.tokenizer, example(r)) for r in builtin("train").select(range(40))]
     config, adapters = loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=256, noise=loop.Noise("gaussian", 3)), []
-    model = lora.attach(fresh.model, rank=4, seed=0, dropout=.1)
+    model = lora.attach(fresh.model, lora_r=4, seed=0, lora_dropout=.1)
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     for look in (False, True):
         for n, p in model.named_parameters():
@@ -357,7 +357,7 @@ def test_an_adapter_without_a_gradient_stops(fresh):
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
     rows, seen = [template.encode(template.named("article"), fresh.tokenizer, example(r)) for r in builtin("train").select(range(600))], []
-    model = lora.attach(fresh.model, rank=16, alpha=256, token_ids=template.prepare(template.named("article"), fresh.tokenizer))
+    model = lora.attach(fresh.model, lora_r=16, lora_alpha=256, token_ids=template.prepare(template.named("article"), fresh.tokenizer))
     with pytest.raises(InputError, match="the gradient norm 0 at step .*; lower --lr"):
         loop.fit(model, rows, loop.TrainConfig(epochs=3, lr=1e8, batch_tokens=512), pad_id=template.pad_id(fresh.tokenizer), on_step=seen.append)
     assert 20 <= len(seen) < 30 and all(h["grad_norm"] == 0 for h in seen[-20:]) and seen[-1]["loss"] > 1
@@ -384,7 +384,7 @@ def test_a_loss_that_explodes_stops(fresh):
     from instruct_course.data.dataset import builtin, example
     rows, seen = [template.encode(template.named("alpaca"), fresh.tokenizer, example(r)) for r in builtin("train").select(range(200))], []
     with pytest.raises(InputError, match=r"the loss is \d.* at step \d+, after losses of .*; lower --lr \(it is 3\)"):
-        loop.fit(lora.attach(fresh.model, rank=4), rows, loop.TrainConfig(epochs=9, lr=3.0, batch_tokens=500), pad_id=0, on_step=lambda h: seen.append(h["loss"]))
+        loop.fit(lora.attach(fresh.model, lora_r=4), rows, loop.TrainConfig(epochs=9, lr=3.0, batch_tokens=500), pad_id=0, on_step=lambda h: seen.append(h["loss"]))
     assert 20 <= len(seen) < 40 and np.mean(seen[-19:]) > 2 * seen[0]
 
 

@@ -76,7 +76,7 @@ def test_one_pass_is_the_dense_loss(seed, keep, double, room, factor):
     head = torch.nn.Linear(8, 12, bias=False).to(hidden.dtype).requires_grad_(False)
     with mock.patch.object(loss, "LOGITS", room):
         total, n = picked(hidden, head, labels)
-    assert type(total.grad_fn).__name__ == "OnePassBackward" and total.shape == () and total.dtype == hidden.dtype
+    assert type(total.grad_fn).__name__ == "FusedLinearCrossEntropyBackward" and total.shape == () and total.dtype == hidden.dtype
     wanted, atol = dense(hidden, head, labels), 1e-12 if double else 1e-6
     torch.testing.assert_close(total, wanted, rtol=atol, atol=atol)
     got, want = (torch.autograd.grad(x * factor, hidden)[0] for x in (total, wanted))
@@ -85,7 +85,7 @@ def test_one_pass_is_the_dense_loss(seed, keep, double, room, factor):
 
 def test_one_pass_is_taken_only_where_the_head_is_frozen():
     hidden, labels = rows(0, 1.0)
-    plain, passes = torch.nn.Linear(8, 12, bias=False), lambda head: "OnePass" in type(picked(hidden, head, labels)[0].grad_fn).__name__
+    plain, passes = torch.nn.Linear(8, 12, bias=False), lambda head: "FusedLinearCrossEntropy" in type(picked(hidden, head, labels)[0].grad_fn).__name__
     assert passes(plain.requires_grad_(False))
     assert not passes(torch.nn.Linear(8, 12, bias=False)) and not passes(torch.nn.Linear(8, 12).requires_grad_(False)) and not passes(lambda h: plain(h))
     assert not passes(torch.nn.Sequential(plain))

@@ -44,18 +44,18 @@ def trained(config=SETUP, rows=ROWS, **options):
 
 
 def split(k: int, **others) -> loop.TrainConfig:
-    return loop.TrainConfig(**SETUP.__dict__ | {"accumulation": k} | others)
+    return loop.TrainConfig(**SETUP.__dict__ | {"micro_batches": k} | others)
 
 
 @pytest.fixture(scope="module")
 def in_four():
-    """A run with --accumulation 4."""
+    """A run with --micro-batches 4."""
     return trained(split(4, epochs=1))
 
 
 @pytest.mark.parametrize("reason,backward", [(REASONS[0], True), *((r, False) for r in REASONS)], ids=["backward", "cuda", "python", "cublas", "linux", "windows"])
 def test_the_step_is_that_of_the_larger_accumulation(in_four, monkeypatch, reason, backward):
-    """The first step fails in one part and in two, so all go through in four: the same bits as with --accumulation 4."""
+    """The first step fails in one part and in two, so all go through in four: the same bits as with --micro-batches 4."""
     wanted, plain, _ = in_four
     with_room(monkeypatch, 40, reason, backward)
     got, history, said = trained(split(1, epochs=1))
@@ -81,7 +81,7 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
     calls = [1]
     model, said = tiny(dropout=.2), []
     monkeypatch.setattr(loop, "_part_loss", once)
-    history = loop.fit(model, ROWS, loop.TrainConfig(**config.__dict__ | {"accumulation": 2}), pad_id=0, say=said.append)
+    history = loop.fit(model, ROWS, loop.TrainConfig(**config.__dict__ | {"micro_batches": 2}), pad_id=0, say=said.append)
     monkeypatch.undo()
     assert failed and [h.get("parts") for h in history[:3]] == [None] * 3 and {h.get("parts") for h in history[3:]} == {4} and len(said) == 1
     # the same: two parts for three steps, four from then on
@@ -92,7 +92,7 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
         parts.append(k)
         return real(items, 2 if len(parts) <= 3 else 4)
     monkeypatch.setattr(loop.np, "array_split", counted)
-    loop.fit(again, ROWS, loop.TrainConfig(**config.__dict__ | {"accumulation": 2}), pad_id=0)
+    loop.fit(again, ROWS, loop.TrainConfig(**config.__dict__ | {"micro_batches": 2}), pad_id=0)
     assert torch.equal(adapter(model), adapter(again))
 
 
@@ -119,7 +119,7 @@ def test_checkpoints_say_it_where_nobody_else_does(monkeypatch, tmp_path, capsys
 def test_one_row_that_does_not_fit_is_named(monkeypatch):
     longest = Encoded([7] * 35, [-100] * 30 + [7] * 5)
     with_room(monkeypatch, 34)
-    for config, way in ((SETUP, ", --checkpointing"), (split(1, checkpointing=True), "")):
+    for config, way in ((SETUP, ", --gradient-checkpointing"), (split(1, gradient_checkpointing=True), "")):
         with pytest.raises(InputError, match=rf"^memory is too small for a single row of 35 tokens; use a lower --max-length{way} or a smaller --model$"):
             trained(config, [*ROWS[:12], longest])
 

@@ -60,7 +60,7 @@ def gradients(model, batch):
 
 
 def test_evaluation_leaves_gradients_alone(fresh):
-    model = lora.attach(fresh.model, rank=4)
+    model = lora.attach(fresh.model, lora_r=4)
     batch = loop.collate(rows_of(fresh, 6), template.pad_id(fresh.tokenizer))
     before = gradients(model, batch)
     loop.heldout_loss(model, rows_of(fresh, 6), pad_id=template.pad_id(fresh.tokenizer))
@@ -111,7 +111,7 @@ def test_new_token_rows_move_and_survive(tmp_path, tied):
         return model
 
     new = [60, 61, 62, 63]
-    model = lora.attach(base(), rank=2, token_ids=new)
+    model = lora.attach(base(), lora_r=2, token_ids=new)
     rows = [Encoded([60, 5, 61, 6, 62, 63], [-100] * 5 + [63])] * 4         # a token of a random base could not be learnt: its row in the head is frozen
     start = model.get_input_embeddings()(torch.arange(64)).detach().clone()
     history = loop.fit(model, rows, loop.TrainConfig(epochs=40, lr=2e-2, batch_tokens=32), pad_id=0)
@@ -129,7 +129,7 @@ def test_new_token_rows_move_and_survive(tmp_path, tied):
 def test_a_fresh_adapter_changes_nothing(fresh):
     ids = torch.tensor([[5, 6, 7, 8]])
     before = fresh.model(ids).logits
-    assert torch.equal(lora.attach(fresh.model, rank=4, token_ids=[2, 3, 4]).eval()(ids).logits, before)
+    assert torch.equal(lora.attach(fresh.model, lora_r=4, token_ids=[2, 3, 4]).eval()(ids).logits, before)
 
 
 # -- the loop
@@ -158,7 +158,7 @@ def test_a_fraction_of_an_epoch():
 def test_fit_equals_a_loop_by_hand(fresh):
     """One step with one batch: AdamW on the mean over supervised tokens."""
     rows, pad = rows_of(fresh, 5), template.pad_id(fresh.tokenizer)
-    model = lora.attach(fresh.model, rank=2, seed=3)
+    model = lora.attach(fresh.model, lora_r=2, seed=3)
     start = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     batch = loop.collate(rows, pad)
     model(**batch).loss.backward()
@@ -183,7 +183,7 @@ def test_heldout_loss_does_not_depend_on_the_batch(nano):
 def test_nothing_supervised_and_a_loss_that_is_no_number_stop(fresh):
     with pytest.raises(InputError, match="no supervised token"):
         loop.fit(fresh.model, [Encoded([1, 2], [-100, -100])], pad_id=0)
-    model = lora.attach(fresh.model, rank=2)
+    model = lora.attach(fresh.model, lora_r=2)
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).fill_(math.nan)
     with pytest.raises(InputError, match="lower --lr"):
@@ -191,7 +191,7 @@ def test_nothing_supervised_and_a_loss_that_is_no_number_stop(fresh):
 
 
 def test_ctrl_c_keeps_what_was_learnt(fresh):
-    model = lora.attach(fresh.model, rank=2)
+    model = lora.attach(fresh.model, lora_r=2)
 
     def stop(h):
         if h["step"] == 2:

@@ -23,7 +23,7 @@ INSTRUCTION, INPUT = "把这个词翻译成英文。", "猫"
 def run():
     """Nano with an adapter of random numbers, as a run: it says something else than the base, and needs no training."""
     base, template = load_base("nano"), templates.named("article")
-    model = lora.attach(base.model, rank=4).eval()
+    model = lora.attach(base.model, lora_r=4).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
