@@ -2,13 +2,14 @@
 
 A worker reads its task (JSON) as its argument, answers on its standard output with one JSON object a line, and waits for a line before each slice.
 """
+
 import json
 import math
 import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 ROWS, HELD, LR, WARMUP, TOKENS, RANK, ALPHA = 935, 110, 8e-4, 0.03, 2048, 16, 32
 
@@ -17,13 +18,19 @@ ROWS, HELD, LR, WARMUP, TOKENS, RANK, ALPHA = 935, 110, 8e-4, 0.03, 2048, 16, 32
 class Setting:
     """A way to run TRL's SFTTrainer. config: fields of SFTConfig; attention: transformers' name; adapters: their dtype, '' as the trainer leaves them;
     own_loss: False for the `compute_loss` of transformers' Trainer, which makes all logits at once."""
+
     config: dict = field(default_factory=dict)
     attention: str = "sdpa"
     adapters: str = ""
     own_loss: bool = True
 
 
-FAST = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length", "bf16": False, "per_device_train_batch_size": 8}      # bf16=False: no autocast
+FAST = {
+    "gradient_checkpointing": False,
+    "train_sampling_strategy": "group_by_length",
+    "bf16": False,
+    "per_device_train_batch_size": 8,
+}  # bf16=False: no autocast
 TRL = {
     "defaults": Setting(),
     "no checkpointing": Setting({"gradient_checkpointing": False}),
@@ -41,10 +48,31 @@ TRL = {
     "two loaders": Setting(FAST | {"dataloader_num_workers": 2}),
     "transformers' loss": Setting(FAST, own_loss=False),
     "padding-free": Setting(FAST | {"padding_free": True, "max_length": None}),
-    "padding-free, transformers' loss": Setting(FAST | {"padding_free": True, "max_length": None}, own_loss=False),
-    "padding-free, transformers' loss, batch 16": Setting(FAST | {"padding_free": True, "max_length": None, "per_device_train_batch_size": 16}, own_loss=False),
-    "packing 512": Setting(FAST | {"train_sampling_strategy": "random", "packing": True, "max_length": 512, "per_device_train_batch_size": 1}),
-    "packing 2048": Setting(FAST | {"train_sampling_strategy": "random", "packing": True, "max_length": 2048, "per_device_train_batch_size": 1}),
+    "padding-free, transformers' loss": Setting(
+        FAST | {"padding_free": True, "max_length": None}, own_loss=False
+    ),
+    "padding-free, transformers' loss, batch 16": Setting(
+        FAST | {"padding_free": True, "max_length": None, "per_device_train_batch_size": 16},
+        own_loss=False,
+    ),
+    "packing 512": Setting(
+        FAST
+        | {
+            "train_sampling_strategy": "random",
+            "packing": True,
+            "max_length": 512,
+            "per_device_train_batch_size": 1,
+        }
+    ),
+    "packing 2048": Setting(
+        FAST
+        | {
+            "train_sampling_strategy": "random",
+            "packing": True,
+            "max_length": 2048,
+            "per_device_train_batch_size": 1,
+        }
+    ),
     "compiled": Setting(FAST | {"torch_compile": True}),
 }
 STRONGEST = "padding-free, transformers' loss"
@@ -52,19 +80,30 @@ STRONGEST = "padding-free, transformers' loss"
 
 # -- the parts that all share
 
+
 def rows_of(task: dict, tokenizer):
     """(training rows, held-out rows), encoded: the first `ROWS` of the file and the `HELD` behind them; every `every`-th of the former."""
-    from instruct_course.data import dataset as dataset_, template
+    from instruct_course.data import dataset as dataset_
+    from instruct_course.data import template
+
     form, rows = template.named("alpaca"), dataset_.load(task["data"], limit=ROWS + HELD)
     encoded = [template.encode(form, tokenizer, dataset_.example(r)) for r in rows]
-    first = min(ROWS, round(.9 * len(encoded)))
-    return encoded[:first:task["every"]], encoded[first:]
+    first = min(ROWS, round(0.9 * len(encoded)))
+    return encoded[: first : task["every"]], encoded[first:]
 
 
 def config_of(task: dict):
     """How all of them train."""
     from instruct_course.train import loop
-    return loop.TrainConfig(epochs=task["epochs"], lr=LR, batch_tokens=TOKENS, warmup=WARMUP, weight_decay=0.0, max_grad_norm=1.0)
+
+    return loop.TrainConfig(
+        epochs=task["epochs"],
+        lr=LR,
+        batch_tokens=TOKENS,
+        warmup=WARMUP,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+    )
 
 
 class Slices:
@@ -72,10 +111,26 @@ class Slices:
 
     def __init__(self, task: dict, steps: int, *, say, listen, peak, held_out):
         if steps < task["warm"] + task["slices"]:
-            raise SystemExit(f"{steps} optimizer steps are too few for {task['slices']} slices and a warm-up of {task['warm']}; take more rows (--every) or fewer slices")
-        self.task, self.say, self.listen, self.peak, self.held_out = task, say, listen, peak, held_out
-        ends = [task["warm"] + round((steps - task["warm"]) * (r + 1) / task["slices"]) for r in range(task["slices"])]
-        self.ends, self.done, self.tokens, self.asked = ([task["warm"]] if task["warm"] else []) + ends, 0, 0, 0
+            raise SystemExit(
+                f"{steps} optimizer steps are too few for {task['slices']} slices and a warm-up of {task['warm']}; take more rows (--every) or fewer slices"
+            )
+        self.task, self.say, self.listen, self.peak, self.held_out = (
+            task,
+            say,
+            listen,
+            peak,
+            held_out,
+        )
+        ends = [
+            task["warm"] + round((steps - task["warm"]) * (r + 1) / task["slices"])
+            for r in range(task["slices"])
+        ]
+        self.ends, self.done, self.tokens, self.asked = (
+            ([task["warm"]] if task["warm"] else []) + ends,
+            0,
+            0,
+            0,
+        )
 
     def begin(self):
         """Wait for the first slice."""
@@ -84,8 +139,15 @@ class Slices:
     def _wait(self):
         self.peak.on = False
         if self.listen() == "":
-            os._exit(0)                         # the parent has gone
-        self.busy, self.peak.on, self.started, self.tokens, self.asked, self.first = time.process_time(), True, time.perf_counter(), 0, 0, self.done
+            os._exit(0)  # the parent has gone
+        self.busy, self.peak.on, self.started, self.tokens, self.asked, self.first = (
+            time.process_time(),
+            True,
+            time.perf_counter(),
+            0,
+            0,
+            self.done,
+        )
 
     def step(self, tokens: int, asked: int, loss: float | None = None) -> bool:
         """Count a step; at the end of a slice report, and wait for the next. True when that was the last."""
@@ -93,8 +155,19 @@ class Slices:
         if self.done in self.ends:
             seconds = time.perf_counter() - self.started
             self.peak.on = False
-            self.say({"slice": self.ends.index(self.done), "steps": self.done - self.first, "tokens": self.tokens, "supervised": self.asked, "seconds": seconds, "cpu_seconds": time.process_time() - self.busy,
-                      "peak": self.peak.bytes, "loss": loss, "held_out": self.held_out() if self.task["evaluate"] else None})
+            self.say(
+                {
+                    "slice": self.ends.index(self.done),
+                    "steps": self.done - self.first,
+                    "tokens": self.tokens,
+                    "supervised": self.asked,
+                    "seconds": seconds,
+                    "cpu_seconds": time.process_time() - self.busy,
+                    "peak": self.peak.bytes,
+                    "loss": loss,
+                    "held_out": self.held_out() if self.task["evaluate"] else None,
+                }
+            )
             if self.done < self.ends[-1]:
                 self._wait()
         return self.done >= self.ends[-1]
@@ -106,22 +179,33 @@ def supervised(row) -> int:
 
 # -- ours
 
+
 def ours(net, rows, task, pad_id, slices_of):
     """`loop.fit` as it ships."""
     from instruct_course.train import loop
     from instruct_course.train.batch import prefix_groups
+
     config = config_of(task)
     todo = loop.plan([len(r.ids) for r in rows], config, prefix_groups(rows))
     slices = slices_of(len(todo))
     slices.begin()
-    loop.fit(net, rows, config, pad_id=pad_id,
-              on_step=lambda h: slices.step(h["tokens"], sum(supervised(rows[i]) for i in todo[h["step"] - 1]), h["loss"]))
+    loop.fit(
+        net,
+        rows,
+        config,
+        pad_id=pad_id,
+        on_step=lambda h: slices.step(
+            h["tokens"], sum(supervised(rows[i]) for i in todo[h["step"] - 1]), h["loss"]
+        ),
+    )
 
 
 def plain(net, rows, task, pad_id, slices_of):
     """The reference: the same batches by length, as rectangles through transformers' and PEFT's own modules; head and loss as ours."""
     import torch
+
     from instruct_course.train import batch, engine, loop
+
     config = config_of(task)
     todo = loop.plan([len(r.ids) for r in rows], config)
     slices = slices_of(len(todo))
@@ -143,10 +227,14 @@ def plain(net, rows, task, pad_id, slices_of):
 
 # -- TRL
 
+
 def dataset(rows):
     """The same ids and labels for SFTTrainer, which takes rows that are tokenised."""
     from datasets import Dataset
-    return Dataset.from_dict({"input_ids": [list(r.ids) for r in rows], "labels": [list(r.labels) for r in rows]})
+
+    return Dataset.from_dict(
+        {"input_ids": [list(r.ids) for r in rows], "labels": [list(r.labels) for r in rows]}
+    )
 
 
 def trainer(net, rows, tokenizer, setting: Setting, *, epochs: float, folder: str, on_step=None):
@@ -154,6 +242,7 @@ def trainer(net, rows, tokenizer, setting: Setting, *, epochs: float, folder: st
     import torch
     import transformers
     from trl import SFTConfig, SFTTrainer
+
     transformers.utils.logging.set_verbosity_error()
     counted = [0, 0]
 
@@ -161,14 +250,20 @@ def trainer(net, rows, tokenizer, setting: Setting, *, epochs: float, folder: st
         """Counts real and supervised tokens of what it trains on."""
 
         def training_step(self, model, inputs, *args, **options):
-            counted[0] += int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
+            counted[0] += (
+                int(inputs["attention_mask"].sum())
+                if "attention_mask" in inputs
+                else inputs["input_ids"].numel()
+            )
             counted[1] += int((inputs["labels"][:, 1:] != -100).sum())
             return super().training_step(model, inputs, *args, **options)
 
         def compute_loss(self, model, inputs, *args, **options):
             if setting.own_loss:
                 return super().compute_loss(model, inputs, *args, **options)
-            return transformers.Trainer.compute_loss(self, model, inputs | {"use_cache": False}, *args, **options)
+            return transformers.Trainer.compute_loss(
+                self, model, inputs | {"use_cache": False}, *args, **options
+            )
 
     class Pause(transformers.TrainerCallback):
         def on_step_end(self, args, state, control, **options):
@@ -176,12 +271,30 @@ def trainer(net, rows, tokenizer, setting: Setting, *, epochs: float, folder: st
                 control.should_training_stop = True
             counted[:] = 0, 0
 
-    config = SFTConfig(**{"output_dir": folder, "use_cpu": not torch.cuda.is_available(), "num_train_epochs": epochs, "learning_rate": LR, "lr_scheduler_type": "linear",
-                          "warmup_steps": WARMUP, "weight_decay": 0.0, "max_grad_norm": 1.0, "save_strategy": "no", "logging_strategy": "no", "report_to": "none",
-                          "disable_tqdm": True, "dataloader_pin_memory": False, "seed": 0} | setting.config)
+    config = SFTConfig(
+        **{
+            "output_dir": folder,
+            "use_cpu": not torch.cuda.is_available(),
+            "num_train_epochs": epochs,
+            "learning_rate": LR,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": WARMUP,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+            "seed": 0,
+        }
+        | setting.config
+    )
     net.config._attn_implementation = setting.attention
-    out = Counting(net, config, train_dataset=dataset(rows), processing_class=tokenizer, callbacks=[Pause()])
-    if setting.adapters:                       # SFTTrainer rounds the adapters of a 4-bit model to bf16
+    out = Counting(
+        net, config, train_dataset=dataset(rows), processing_class=tokenizer, callbacks=[Pause()]
+    )
+    if setting.adapters:  # SFTTrainer rounds the adapters of a 4-bit model to bf16
         for p in net.parameters():
             if p.requires_grad:
                 p.data = p.data.to(getattr(torch, setting.adapters))
@@ -192,7 +305,15 @@ def trl(net, rows, task, tokenizer, slices_of):
     """TRL's SFTTrainer under one of the settings of `TRL`."""
     with tempfile.TemporaryDirectory() as folder:
         slices = None
-        made = trainer(net, rows, tokenizer, TRL[task["setting"]], epochs=task["epochs"], folder=folder, on_step=lambda *counts: slices.step(*counts))
+        made = trainer(
+            net,
+            rows,
+            tokenizer,
+            TRL[task["setting"]],
+            epochs=task["epochs"],
+            folder=folder,
+            on_step=lambda *counts: slices.step(*counts),
+        )
         per_epoch = len(made.get_train_dataloader()) // made.args.gradient_accumulation_steps
         slices = slices_of(math.ceil(per_epoch * task["epochs"]))
         slices.begin()
@@ -201,12 +322,14 @@ def trl(net, rows, task, tokenizer, slices_of):
 
 # -- the floor
 
+
 def floor(config, rows, task, slices_of):
     """The matrix products of the steps of `ours`, and nothing else."""
-    from instruct_course.train import loop
-    from instruct_course.train.batch import prefix_groups, pack
-    from instruct_course.model.load import compute_dtype
     from benchmarks.products import Clock, shape_of, step
+    from instruct_course.model.load import compute_dtype
+    from instruct_course.train import loop
+    from instruct_course.train.batch import pack, prefix_groups
+
     todo = loop.plan([len(r.ids) for r in rows], config_of(task), prefix_groups(rows))
     shapes = [shape_of(pack([rows[i] for i in chosen])) for chosen in todo]
     clock, slices = Clock(compute_dtype("smollm2")), slices_of(len(todo))
@@ -219,22 +342,36 @@ def floor(config, rows, task, slices_of):
             products = step(config, s, rank=RANK)
             for part, seconds in clock.seconds(products).items():
                 total[part] = total.get(part, 0) + seconds
-                operations[part] = operations.get(part, 0) + sum(p.operations for p in products if p.part == part)
-        slices.say({"slice": slices.ends.index(end), "seconds": total, "operations": operations, "steps": end - at, "peak": slices.peak.bytes,
-                    "line": sum(s.tokens for s in shapes[at:end]), "supervised": sum(s.asked for s in shapes[at:end])})
+                operations[part] = operations.get(part, 0) + sum(
+                    p.operations for p in products if p.part == part
+                )
+        slices.say(
+            {
+                "slice": slices.ends.index(end),
+                "seconds": total,
+                "operations": operations,
+                "steps": end - at,
+                "peak": slices.peak.bytes,
+                "line": sum(s.tokens for s in shapes[at:end]),
+                "supervised": sum(s.asked for s in shapes[at:end]),
+            }
+        )
         at = end
 
 
 # -- a worker
 
+
 def main(task: dict, out):
     """Do the task and answer on `out`."""
     import torch
+
+    from benchmarks.machine import Peak
+    from instruct_course.data import template
     from instruct_course.model import lora
     from instruct_course.model.load import load_base
-    from instruct_course.data import template
     from instruct_course.train import loop
-    from benchmarks.machine import Peak
+
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     say = lambda message: print(json.dumps(message), file=out, flush=True)
@@ -247,13 +384,24 @@ def main(task: dict, out):
         net = None
     else:
         net = lora.attach(base.model, lora_r=RANK, lora_alpha=ALPHA, seed=0)
-    peak = Peak(on=False, every=.02)
+    peak = Peak(on=False, every=0.02)
     held_out = lambda: loop.heldout_loss(net, held, pad_id=pad_id)[0]
 
     def slices_of(steps: int) -> Slices:
         made = Slices(task, steps, say=say, listen=sys.stdin.readline, peak=peak, held_out=held_out)
-        say({"ready": True, "steps": steps, "slices": len(made.ends), "before": peak.before, "rows": len(rows), "tokens": sum(len(r.ids) for r in rows),
-             "supervised": sum(map(supervised, rows)), "held_out": held_out() if task["evaluate"] else None, "threads": torch.get_num_threads()})
+        say(
+            {
+                "ready": True,
+                "steps": steps,
+                "slices": len(made.ends),
+                "before": peak.before,
+                "rows": len(rows),
+                "tokens": sum(len(r.ids) for r in rows),
+                "supervised": sum(map(supervised, rows)),
+                "held_out": held_out() if task["evaluate"] else None,
+                "threads": torch.get_num_threads(),
+            }
+        )
         return made
 
     if task["who"] == "floor":
@@ -266,5 +414,5 @@ def main(task: dict, out):
 
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)                               # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is no answer
     main(json.loads(sys.argv[1]), answers)

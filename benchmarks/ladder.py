@@ -2,6 +2,7 @@
 
 python -m benchmarks.ladder --data FILE [--batches 4 --rounds 5]
 """
+
 import argparse
 import json
 import os
@@ -19,55 +20,93 @@ ROWS, RESULTS = 935, Path(__file__).parent / "results"
 def rungs(model, pad: int):
     """{what stands so far: a function of rows that runs one step without the optimizer}."""
     from unittest import mock
+
     import torch
+
     from instruct_course.train import batch, engine
 
     def all_positions(rows):
         model(**batch.collate(rows, pad)).loss.backward()
 
     def by(arrange, **options):
-        made, scores = engine.Engine(model, cache=options.get("cache", False)), options.get("scores", engine.SCORES)
+        made, scores = (
+            engine.Engine(model, cache=options.get("cache", False)),
+            options.get("scores", engine.SCORES),
+        )
         everywhere = options.get("everywhere", False)
 
         def step(rows):
             with mock.patch.object(engine, "SCORES", scores):
                 line = arrange(rows)
-                if everywhere:              # ask for all positions in the last layer too, and take the supervised ones afterwards
+                if everywhere:  # ask for all positions in the last layer too, and take the supervised ones afterwards
                     wanted = line.target != -100
-                    asked = batch.PackedBatch(**line.__dict__ | {"target": torch.where(torch.arange(len(line.target)) < line.prefix, -100, 0)})
-                    hidden = made.hidden(asked)[wanted[line.prefix:]]
-                    total = engine.response_loss(hidden, model.get_output_embeddings(), line.target[wanted])[0]
+                    asked = batch.PackedBatch(
+                        **line.__dict__
+                        | {
+                            "target": torch.where(
+                                torch.arange(len(line.target)) < line.prefix, -100, 0
+                            )
+                        }
+                    )
+                    hidden = made.hidden(asked)[wanted[line.prefix :]]
+                    total = engine.response_loss(
+                        hidden, model.get_output_embeddings(), line.target[wanted]
+                    )[0]
                 else:
                     total, _ = engine.batch_loss(model, line, engine=made)
                 total.backward()
+
         return step
+
     alone, shared = (lambda rows: batch.pack(rows, share=2)), batch.pack
-    return {"transformers and PEFT, padded": all_positions,
-            "head and loss on supervised positions": lambda rows: engine.batch_loss(model, batch.collate(rows, pad))[0].backward(),
-            "own products and backward passes, one line": by(alone, scores=0, everywhere=True),
-            "the common beginning once": by(shared, scores=0, everywhere=True),
-            "attention by products": by(shared, everywhere=True),
-            "the last layer where it is asked": by(shared),
-            "16-bit copies of the weights: the engine": by(shared, cache=True)}
+    return {
+        "transformers and PEFT, padded": all_positions,
+        "head and loss on supervised positions": lambda rows: engine.batch_loss(
+            model, batch.collate(rows, pad)
+        )[0].backward(),
+        "own products and backward passes, one line": by(alone, scores=0, everywhere=True),
+        "the common beginning once": by(shared, scores=0, everywhere=True),
+        "attention by products": by(shared, everywhere=True),
+        "the last layer where it is asked": by(shared),
+        "16-bit copies of the weights: the engine": by(shared, cache=True),
+    }
 
 
 def main():
-    p = argparse.ArgumentParser(prog="python -m benchmarks.ladder", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.ladder", description=__doc__.splitlines()[0]
+    )
     p.add_argument("--data", required=True, help="rows in any form that instruct_course reads")
     p.add_argument("--batches", type=int, default=4, help="steps of which each rung runs the same")
-    p.add_argument("--rounds", type=int, default=5, help="rounds in which the rungs take turns; the fastest of each counts")
+    p.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="rounds in which the rungs take turns; the fastest of each counts",
+    )
     o = p.parse_args()
     import numpy as np
-    from instruct_course.train import batch
-    from instruct_course.data import dataset, template as templates
+
+    from instruct_course.data import dataset
+    from instruct_course.data import template as templates
     from instruct_course.model import lora
     from instruct_course.model.load import load_base
+    from instruct_course.train import batch
+
     base = load_base("smollm2")
     rows = dataset.load(o.data)
-    rows = [templates.encode(templates.named("alpaca"), base.tokenizer, dataset.example(r)) for r in rows.select(range(min(ROWS, len(rows))))]
+    rows = [
+        templates.encode(templates.named("alpaca"), base.tokenizer, dataset.example(r))
+        for r in rows.select(range(min(ROWS, len(rows))))
+    ]
     some = batch.batches([len(r.ids) for r in rows], 2048, family=batch.prefix_groups(rows))
-    some = [[rows[i] for i in some[b]] for b in np.linspace(0, len(some) - 1, o.batches).astype(int)]
-    model, tokens = lora.attach(base.model, lora_r=16, lora_alpha=32).train(), sum(len(r.ids) for b in some for r in b)
+    some = [
+        [rows[i] for i in some[b]] for b in np.linspace(0, len(some) - 1, o.batches).astype(int)
+    ]
+    model, tokens = (
+        lora.attach(base.model, lora_r=16, lora_alpha=32).train(),
+        sum(len(r.ids) for b in some for r in b),
+    )
     steps = rungs(model, templates.pad_id(base.tokenizer))
     took = {name: [] for name in steps}
     for r in range(o.rounds + 1):
@@ -79,15 +118,34 @@ def main():
             took[name].append(time.perf_counter() - started)
     best = {name: min(t[1:]) for name, t in took.items()}
     first, before, out = next(iter(best.values())), None, {}
-    print(f"\n{len(some)} steps, {tokens:,} real tokens, rank 16 on all linear layers\n{'':44}{'tokens/s':>9}{'before':>9}{'in all':>8}")
+    print(
+        f"\n{len(some)} steps, {tokens:,} real tokens, rank 16 on all linear layers\n{'':44}{'tokens/s':>9}{'before':>9}{'in all':>8}"
+    )
     for name, t in best.items():
-        out[name] = {"tokens_per_second": tokens / t, "times_the_one_before": (before or t) / t, "times_the_first": first / t, "seconds": took[name]}
+        out[name] = {
+            "tokens_per_second": tokens / t,
+            "times_the_one_before": (before or t) / t,
+            "times_the_first": first / t,
+            "seconds": took[name],
+        }
         print(f"{name:44}{tokens / t:9.0f}{(before or t) / t:8.2f}x{first / t:7.2f}x")
         before = t
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / "ladder.json"
-    path.write_text(json.dumps({"version": 1, "created": datetime.now().astimezone().isoformat(timespec="seconds"), "cpu": cpu(), "versions": versions(), "rungs": out}, indent=1) + "\n",
-                    encoding="utf-8")
+    path.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "cpu": cpu(),
+                "versions": versions(),
+                "rungs": out,
+            },
+            indent=1,
+        )
+        + "\n",
+        encoding="utf-8",
+    )
     print(f"\nwritten to benchmarks/results/{path.name}")
 
 

@@ -4,6 +4,7 @@
 
 Prints JSON: the peak of anonymous memory of the process that merges, and how much of it was there before the merge began.
 """
+
 import argparse
 import json
 import subprocess
@@ -12,7 +13,15 @@ import tempfile
 import time
 from pathlib import Path
 
-SHAPE = dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False, dtype="bfloat16")
+SHAPE = dict(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    tie_word_embeddings=False,
+    dtype="bfloat16",
+)
 
 
 def build(folder: Path, layers: int) -> None:
@@ -20,25 +29,50 @@ def build(folder: Path, layers: int) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Qwen2Config
+
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(Qwen2Config(num_hidden_layers=layers, **SHAPE), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(
+        Qwen2Config(num_hidden_layers=layers, **SHAPE), dtype=torch.bfloat16
+    )
     model.save_pretrained(folder / "base", max_shard_size="2GB")
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=16,
+            lora_alpha=32,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            init_lora_weights=False,
+        ),
+    )
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
 
 
 def merge(folder: Path, shard: float) -> dict:
     """Merge them, and say what it took."""
     import torch
-    from instruct_course.deploy import merge as merges
+
     from instruct_course.common.memory import Peak
+    from instruct_course.deploy import merge as merges
+
     started = time.perf_counter()
     adapter = merges.read_adapter(folder / "adapter")
     with Peak() as peak:
         (folder / "out").mkdir()
-        written = merges.write_shards(merges._tensors(folder / "base", adapter, "dequantized", SHAPE["vocab_size"], torch.bfloat16), folder / "out", shard_bytes=int(shard * 2 ** 30))
-    return {"written_bytes": written, "before_bytes": peak.before, "peak_bytes": peak.bytes, "seconds": time.perf_counter() - started,
-            "shards": len(list((folder / "out").glob("*.safetensors")))}
+        written = merges.write_shards(
+            merges._tensors(
+                folder / "base", adapter, "dequantized", SHAPE["vocab_size"], torch.bfloat16
+            ),
+            folder / "out",
+            shard_bytes=int(shard * 2**30),
+        )
+    return {
+        "written_bytes": written,
+        "before_bytes": peak.before,
+        "peak_bytes": peak.bytes,
+        "seconds": time.perf_counter() - started,
+        "shards": len(list((folder / "out").glob("*.safetensors"))),
+    }
 
 
 def main() -> None:
@@ -52,7 +86,18 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         build(Path(scratch), a.layers)
-        subprocess.run([sys.executable, "-m", "benchmarks.merge", "--folder", scratch, "--shard", str(a.shard)], check=True)     # a process that built nothing
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.merge",
+                "--folder",
+                scratch,
+                "--shard",
+                str(a.shard),
+            ],
+            check=True,
+        )  # a process that built nothing
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The matrix products that a training step cannot do without: a list with the number of operations of each, and the time that they take alone."""
+
 import time
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 class Shape:
     """A batch as the engine sees it. tokens: N in the line; asked: M supervised; own: (rows, longest) without the beginning of `prefix` tokens;
     most: supervised tokens of the row that has most."""
+
     tokens: int
     asked: int
     own: tuple[int, int]
@@ -20,13 +22,20 @@ def shape_of(line) -> Shape:
     """The shape of a `batch.PackedBatch`."""
     wanted = (line.target != -100).nonzero()[:, 0]
     row = line.back[wanted - line.prefix] // line.own.shape[1]
-    return Shape(line.ids.shape[1], len(wanted), tuple(line.own.shape), line.prefix, int(torch.bincount(row, minlength=1).max()))
+    return Shape(
+        line.ids.shape[1],
+        len(wanted),
+        tuple(line.own.shape),
+        line.prefix,
+        int(torch.bincount(row, minlength=1).max()),
+    )
 
 
 @dataclass(frozen=True)
 class Matmul:
     """`batch` products of (rows, inner) by (inner, cols). kind: 'forward' is x Wᵀ, 'backward' is g W, both with the weight `name` of (out, in);
     'weights' is gᵀ x, and 'plain' has no weight."""
+
     part: str
     kind: str
     rows: int
@@ -43,11 +52,18 @@ class Matmul:
 def groups(c) -> dict[str, tuple[tuple[int, ...], int]]:
     """{name: (outputs of its layers, inputs)} of the linear layers of one layer of a Llama, those that read the same input together."""
     d = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    q, kv, H, F = c.num_attention_heads * d, c.num_key_value_heads * d, c.hidden_size, c.intermediate_size
+    q, kv, H, F = (
+        c.num_attention_heads * d,
+        c.num_key_value_heads * d,
+        c.hidden_size,
+        c.intermediate_size,
+    )
     return {"qkv": ((q, kv, kv), H), "o": ((H,), q), "gate": ((F, F), H), "down": ((H,), F)}
 
 
-def _linear(name: str, sizes, inner: int, rows: int, rank: int, *, forward: int, below: bool, split=None) -> list[Matmul]:
+def _linear(
+    name: str, sizes, inner: int, rows: int, rank: int, *, forward: int, below: bool, split=None
+) -> list[Matmul]:
     """One group: `forward` times x Wᵀ, and g W where something `below` wants it; with its adapters. split: rows of each layer where they differ."""
     split, out = split or [rows] * len(sizes), []
     for n in sorted(set(split)):
@@ -56,11 +72,16 @@ def _linear(name: str, sizes, inner: int, rows: int, rank: int, *, forward: int,
         out += [Matmul("body", "backward", n, sum(some), inner, f"{name}.{n == rows}")] * below
         r, A = rank * len(some), f"{name}.{n == rows}.A"
         if rank:
-            out += [Matmul("adapters", "forward", n, inner, r, A)] * forward + [Matmul("adapters", "weights", r, n, inner)]
+            out += [Matmul("adapters", "forward", n, inner, r, A)] * forward + [
+                Matmul("adapters", "weights", r, n, inner)
+            ]
             out += [Matmul("adapters", "backward", n, r, inner, A)] * below
             for i, s in enumerate(some):
                 B = f"{name}.{n == rows}.B{i}"
-                out += [Matmul("adapters", "forward", n, rank, s, B)] * forward + [Matmul("adapters", "backward", n, s, rank, B), Matmul("adapters", "weights", s, n, rank)]
+                out += [Matmul("adapters", "forward", n, rank, s, B)] * forward + [
+                    Matmul("adapters", "backward", n, s, rank, B),
+                    Matmul("adapters", "weights", s, n, rank),
+                ]
     return out
 
 
@@ -71,20 +92,44 @@ def step(c, shape: Shape, *, rank: int = 16, forward: int = 1) -> list[Matmul]:
     head, adapters and attention.
     """
     N, M, last, out = shape.tokens, shape.asked, c.num_hidden_layers - 1, []
-    d, n_kv = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads, c.num_key_value_heads
+    d, n_kv = (
+        getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
+        c.num_key_value_heads,
+    )
     g = c.num_attention_heads // n_kv
     for i in range(last + 1):
         for name, (sizes, inner) in groups(c).items():
             rows, split = (M, None) if i == last else (N, None)
             if i == last and name == "qkv":
                 rows, split = N, [M, N, N]
-            out += _linear(f"{i}.{name}", sizes, inner, rows, rank, forward=forward, below=name != "qkv" or i > 0, split=split)
+            out += _linear(
+                f"{i}.{name}",
+                sizes,
+                inner,
+                rows,
+                rank,
+                forward=forward,
+                below=name != "qkv" or i > 0,
+                split=split,
+            )
         (B, S), p = shape.own, shape.prefix
-        asks = [(B * n_kv, g * (shape.most if i == last else S), p + S)] + ([(n_kv, g * p, p)] if p and i < last else [])
+        asks = [(B * n_kv, g * (shape.most if i == last else S), p + S)] + (
+            [(n_kv, g * p, p)] if p and i < last else []
+        )
         for batch, a, k in asks:
-            product = lambda rows, inner, cols: Matmul("attention", "plain", rows, inner, cols, batch=batch)
-            out += [product(a, d, k), product(a, k, d)] * forward + [product(a, d, k), product(a, k, d), product(k, a, d), product(k, a, d)]
-    return out + [Matmul("head", "forward", M, c.hidden_size, c.vocab_size, "head"), Matmul("head", "backward", M, c.vocab_size, c.hidden_size, "head")]
+            product = lambda rows, inner, cols: Matmul(
+                "attention", "plain", rows, inner, cols, batch=batch
+            )
+            out += [product(a, d, k), product(a, k, d)] * forward + [
+                product(a, d, k),
+                product(a, k, d),
+                product(k, a, d),
+                product(k, a, d),
+            ]
+    return out + [
+        Matmul("head", "forward", M, c.hidden_size, c.vocab_size, "head"),
+        Matmul("head", "backward", M, c.vocab_size, c.hidden_size, "head"),
+    ]
 
 
 class Clock:
@@ -104,16 +149,32 @@ class Clock:
 
     def _weight(self, name: str, out: int, inner: int) -> torch.Tensor:
         layer, _, rest = name.partition(".")
-        return self._tensor(("weight", int(layer) % self.layers if self.layers and rest else layer, rest, out), out, inner)
+        return self._tensor(
+            ("weight", int(layer) % self.layers if self.layers and rest else layer, rest, out),
+            out,
+            inner,
+        )
 
     def prepare(self, p: Matmul) -> tuple:
         """(a, b, result) of one product."""
         if p.batch > 1:
-            a, b = self._tensor(("a", p.batch, p.rows, p.inner), p.batch, p.rows, p.inner), self._tensor(("b", p.batch, p.inner, p.cols), p.batch, p.inner, p.cols)
+            a, b = (
+                self._tensor(("a", p.batch, p.rows, p.inner), p.batch, p.rows, p.inner),
+                self._tensor(("b", p.batch, p.inner, p.cols), p.batch, p.inner, p.cols),
+            )
             return a, b, self._tensor(("r", p.batch, p.rows, p.cols), p.batch, p.rows, p.cols)
-        a = self._tensor(("a", p.inner, p.rows), p.inner, p.rows).T if p.kind == "weights" else self._tensor(("a", p.rows, p.inner), p.rows, p.inner)
-        b = (self._weight(p.name, p.cols, p.inner).T if p.kind == "forward" else self._weight(p.name, p.inner, p.cols) if p.kind == "backward"
-             else self._tensor(("b", p.inner, p.cols), p.inner, p.cols))
+        a = (
+            self._tensor(("a", p.inner, p.rows), p.inner, p.rows).T
+            if p.kind == "weights"
+            else self._tensor(("a", p.rows, p.inner), p.rows, p.inner)
+        )
+        b = (
+            self._weight(p.name, p.cols, p.inner).T
+            if p.kind == "forward"
+            else self._weight(p.name, p.inner, p.cols)
+            if p.kind == "backward"
+            else self._tensor(("b", p.inner, p.cols), p.inner, p.cols)
+        )
         return a, b, self._tensor(("r", p.rows, p.cols), p.rows, p.cols)
 
     def seconds(self, products: list[Matmul]) -> dict[str, float]:
@@ -125,6 +186,8 @@ class Clock:
             for a, b, result, batched in ready:
                 (torch.bmm if batched else torch.mm)(a, b, out=result)
             out[part] = time.perf_counter() - started
-        for key in [k for k in self.made if k[0] != "weight"]:      # operands of other shapes would only pile up
+        for key in [
+            k for k in self.made if k[0] != "weight"
+        ]:  # operands of other shapes would only pile up
             del self.made[key]
         return out

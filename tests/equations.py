@@ -3,15 +3,74 @@
 Names are followed through the cells in the order in which they run: each name carries the set of library calls that it was made from. The
 library side must add a call that the hand side does not have; copying, arithmetic and reshaping are no library.
 """
+
 import ast
 import re
 
-LIBRARY = ("torch.nn.", "torch.softmax", "torch.log_softmax", "torch.logsumexp", "torch.distributions.", "torch.special.", "torch.optim.", "torch.linalg.",
-           "torch.autograd.", "torch.utils.", "torch.bucketize", "torch.fake_quantize", "transformers.", "peft.", "bitsandbytes.", "tokenizers.", "datasets.", "rouge_score.", "sacrebleu.", "gguf.", "scipy.")
-GIVES = {"instruct_course.model.load.load_base": "transformers.", "instruct_course.model.quantize.bitsandbytes": "bitsandbytes."}   # our doors to libraries' objects
-METHODS = {"softmax", "log_softmax", "logsumexp", "backward"}                                        # of any tensor
-COPIES = {"clone", "detach", "double", "float", "half", "to", "cpu", "item", "tolist", "numpy", "requires_grad_", "copy", "deepcopy", "T", "numel", "view", "reshape",
-          "flatten", "sum", "mean", "abs", "exp", "log", "sqrt", "max", "min", "amax", "chunk", "split", "unflatten", "transpose", "squeeze", "unsqueeze", "round"}
+LIBRARY = (
+    "torch.nn.",
+    "torch.softmax",
+    "torch.log_softmax",
+    "torch.logsumexp",
+    "torch.distributions.",
+    "torch.special.",
+    "torch.optim.",
+    "torch.linalg.",
+    "torch.autograd.",
+    "torch.utils.",
+    "torch.bucketize",
+    "torch.fake_quantize",
+    "transformers.",
+    "peft.",
+    "bitsandbytes.",
+    "tokenizers.",
+    "datasets.",
+    "rouge_score.",
+    "sacrebleu.",
+    "gguf.",
+    "scipy.",
+)
+GIVES = {
+    "instruct_course.model.load.load_base": "transformers.",
+    "instruct_course.model.quantize.bitsandbytes": "bitsandbytes.",
+}  # our doors to libraries' objects
+METHODS = {"softmax", "log_softmax", "logsumexp", "backward"}  # of any tensor
+COPIES = {
+    "clone",
+    "detach",
+    "double",
+    "float",
+    "half",
+    "to",
+    "cpu",
+    "item",
+    "tolist",
+    "numpy",
+    "requires_grad_",
+    "copy",
+    "deepcopy",
+    "T",
+    "numel",
+    "view",
+    "reshape",
+    "flatten",
+    "sum",
+    "mean",
+    "abs",
+    "exp",
+    "log",
+    "sqrt",
+    "max",
+    "min",
+    "amax",
+    "chunk",
+    "split",
+    "unflatten",
+    "transpose",
+    "squeeze",
+    "unsqueeze",
+    "round",
+}
 
 
 class Follower:
@@ -46,7 +105,11 @@ class Follower:
         last = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if last in METHODS:
             return {"." + last}
-        return {ast.unparse(node)} if self.made.get(self.root(node.func)) and last not in COPIES else set()
+        return (
+            {ast.unparse(node)}
+            if self.made.get(self.root(node.func)) and last not in COPIES
+            else set()
+        )
 
     def calls(self, node) -> set[str]:
         """All library calls that an expression is made from."""
@@ -67,7 +130,11 @@ class Follower:
 
     def assign(self, target, value, more=False):
         """`a, b = x, y` binds each to its own side."""
-        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        if (
+            isinstance(target, ast.Tuple)
+            and isinstance(value, ast.Tuple)
+            and len(target.elts) == len(value.elts)
+        ):
             for t, v in [(t, self.calls(v)) for t, v in zip(target.elts, value.elts)]:
                 self.bind(t, v, more)
         else:
@@ -76,7 +143,11 @@ class Follower:
     def bind(self, target, calls: set[str], more=False):
         for n in ast.walk(target):
             if isinstance(n, ast.Name):
-                self.made[n.id] = self.made.get(n.id, set()) | calls if more or not isinstance(target, (ast.Name, ast.Tuple, ast.List)) else set(calls)
+                self.made[n.id] = (
+                    self.made.get(n.id, set()) | calls
+                    if more or not isinstance(target, (ast.Name, ast.Tuple, ast.List))
+                    else set(calls)
+                )
 
     def loop(self, node):
         """The target of a loop is made from what it runs over."""
@@ -89,7 +160,13 @@ class Follower:
         for s in statements:
             if isinstance(s, (ast.Import, ast.ImportFrom)):
                 for a in s.names:
-                    whole = f"{s.module}.{a.name}" if isinstance(s, ast.ImportFrom) else a.name if a.asname else a.name.split(".")[0]
+                    whole = (
+                        f"{s.module}.{a.name}"
+                        if isinstance(s, ast.ImportFrom)
+                        else a.name
+                        if a.asname
+                        else a.name.split(".")[0]
+                    )
                     self.alias[a.asname or a.name.split(".")[0]] = whole
                     self.made.pop(a.asname or a.name, None)
             elif isinstance(s, (ast.FunctionDef, ast.ClassDef)):
@@ -101,17 +178,29 @@ class Follower:
                         self.alias.pop(target.id, None)
                         if self.dotted(s.value):
                             self.alias[target.id] = self.dotted(s.value)
-                        elif isinstance(s.value, ast.Call) and self.dotted(s.value.func) == "instruct_course.model.quantize.bitsandbytes":
+                        elif (
+                            isinstance(s.value, ast.Call)
+                            and self.dotted(s.value.func)
+                            == "instruct_course.model.quantize.bitsandbytes"
+                        ):
                             self.alias[target.id] = "bitsandbytes"
                     if s.value is not None:
                         self.assign(target, s.value, more=isinstance(s, ast.AugAssign))
-                if isinstance(s.value, ast.Call) and self.dotted(s.value.func).startswith("torch.optim."):   # an optimizer changes what it is given
+                if isinstance(s.value, ast.Call) and self.dotted(s.value.func).startswith(
+                    "torch.optim."
+                ):  # an optimizer changes what it is given
                     self.bind(s.value, self.calls(s.value), more=True)
             elif isinstance(s, ast.Expr):
                 for n in ast.walk(s.value):
-                    if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "verify":
+                    if (
+                        isinstance(n, ast.Call)
+                        and isinstance(n.func, ast.Name)
+                        and n.func.id == "verify"
+                    ):
                         yield n
-                if any(isinstance(n, ast.Attribute) and n.attr == "backward" for n in ast.walk(s.value)):   # it leaves gradients in what it came from
+                if any(
+                    isinstance(n, ast.Attribute) and n.attr == "backward" for n in ast.walk(s.value)
+                ):  # it leaves gradients in what it came from
                     for n in ast.walk(s.value):
                         if isinstance(n, ast.Name) and n.id not in self.alias:
                             self.walked.add(n.id)
@@ -128,19 +217,31 @@ class Follower:
 def problems(cells) -> list[str]:
     """One sentence for each display equation without a tag, tag without exactly one check, check without a tag, check without a library."""
     out, text = [], "\n".join(c.source for c in cells if c.cell_type == "markdown")
-    out += [f"a display equation has no tag: {e.strip()[:60]}" for e in re.findall(r"\$\$(.+?)\$\$", text, flags=re.S) if r"\tag{" not in e]
+    out += [
+        f"a display equation has no tag: {e.strip()[:60]}"
+        for e in re.findall(r"\$\$(.+?)\$\$", text, flags=re.S)
+        if r"\tag{" not in e
+    ]
     tags, checks, follower = re.findall(r"\\tag\{([^}]+)\}", text), [], Follower()
     for cell in cells:
         if cell.cell_type != "code":
             continue
         source = re.sub(r"^[%!].*$", "", cell.source, flags=re.M)
         for check in follower.run(ast.parse(source).body):
-            if not (isinstance(check.args[0], ast.Constant) and isinstance(check.args[0].value, str)):
+            if not (
+                isinstance(check.args[0], ast.Constant) and isinstance(check.args[0].value, str)
+            ):
                 out.append(f"a check does not name its equation: {ast.unparse(check)[:120]}")
                 continue
             checks.append(check.args[0].value)
             if not follower.calls(check.args[2]) - follower.calls(check.args[1]):
-                out.append(f"({checks[-1]}) its library side calls no library that the hand side does not: {ast.unparse(check.args[2])[:80]}")
+                out.append(
+                    f"({checks[-1]}) its library side calls no library that the hand side does not: {ast.unparse(check.args[2])[:80]}"
+                )
     count = lambda n, word: f"{n} {word}" + ("" if n == 1 else "s")
-    out += [f"({t}) has {count(tags.count(t), 'equation')} and {count(checks.count(t), 'check')}" for t in sorted({*tags, *checks}) if not tags.count(t) == checks.count(t) == 1]
+    out += [
+        f"({t}) has {count(tags.count(t), 'equation')} and {count(checks.count(t), 'check')}"
+        for t in sorted({*tags, *checks})
+        if not tags.count(t) == checks.count(t) == 1
+    ]
     return out

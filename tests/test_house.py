@@ -1,7 +1,7 @@
 """The house is in order: notebooks and modules in step, outputs that a re-run confirms, a package that builds."""
+
 import ast
 import copy
-import json
 import re
 import shutil
 import subprocess
@@ -14,9 +14,14 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(
+    p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+)
 NUMBER = re.compile(r"(?<![\w#])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-RTOL, ATOL = 0.02, 0.02         # how far a number in a committed output may be from that of a re-run on another machine
+RTOL, ATOL = (
+    0.02,
+    0.02,
+)  # how far a number in a committed output may be from that of a re-run on another machine
 
 
 def texts(cell):
@@ -38,32 +43,55 @@ def same(a, b):
     """Whether two texts agree but for numbers within the tolerance."""
     words = lambda t: re.sub(r"\s+", " ", re.sub(r"0x[0-9a-f]+", "0x", NUMBER.sub("#", t))).strip()
     numbers = lambda t: [float(n.replace(",", "")) for n in NUMBER.findall(t)]
-    return words(a) == words(b) and len(numbers(a)) == len(numbers(b)) and all(abs(x - y) <= ATOL + RTOL * abs(y) for x, y in zip(numbers(a), numbers(b)))
+    return (
+        words(a) == words(b)
+        and len(numbers(a)) == len(numbers(b))
+        and all(abs(x - y) <= ATOL + RTOL * abs(y) for x, y in zip(numbers(a), numbers(b)))
+    )
 
 
 def test_same_bites():
-    assert same("loss 1.000 cat", "loss  1.005 cat") and not same("loss 1.0", "loss 1.1") and not same("cat 1", "dog 1") and not same("1 2", "1")
+    assert (
+        same("loss 1.000 cat", "loss  1.005 cat")
+        and not same("loss 1.0", "loss 1.1")
+        and not same("cat 1", "dog 1")
+        and not same("1 2", "1")
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_chapter_runs_and_gives_its_committed_outputs(path, monkeypatch):
     from nbclient import NotebookClient
+
     kept = nbformat.read(path, as_version=4)
     fresh = copy.deepcopy(kept)
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)          # the kernel draws into the page
-    NotebookClient(fresh, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
-    assert any(c.get("outputs") for c in kept.cells if c.cell_type == "code"), "outputs are committed"
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel draws into the page
+    NotebookClient(
+        fresh,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    assert any(c.get("outputs") for c in kept.cells if c.cell_type == "code"), (
+        "outputs are committed"
+    )
     for old, new in zip(kept.cells, fresh.cells):
         if old.cell_type != "code":
             continue
         a, b = texts(old), texts(new)
-        if "widget" in old.metadata.get("tags", []):          # it needs a live kernel, so nothing of it is kept on the page
-            assert not old.outputs and any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in new.outputs), f"{path.name}, cell {old.id}"
+        if "widget" in old.metadata.get(
+            "tags", []
+        ):  # it needs a live kernel, so nothing of it is kept on the page
+            assert not old.outputs and any(
+                "application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in new.outputs
+            ), f"{path.name}, cell {old.id}"
         elif "machine" in old.metadata.get("tags", []):
             assert bool(a) == bool(b), f"{path.name}, cell {old.id}"
         else:
-            assert same(a, b), f"{path.name}, cell {old.id}:\ncommitted: {a[:600]}\nre-run:    {b[:600]}"
+            assert same(a, b), (
+                f"{path.name}, cell {old.id}:\ncommitted: {a[:600]}\nre-run:    {b[:600]}"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +99,9 @@ def copied(tmp_path_factory):
     """The notebooks and modules in a folder of their own, where nbdev's commands may write."""
     folder = tmp_path_factory.mktemp("house")
     for name in ("nbs", "instruct_course"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "assets")
+        )
     for name in ("pyproject.toml", "settings.ini", "README.md"):
         shutil.copy(ROOT / name, folder)
     return folder
@@ -85,38 +115,76 @@ def test_chapters_are_clean(copied):
     nbdev("nbdev-clean", copied)
     for path in NOTEBOOKS:
         text = path.read_text(encoding="utf-8")
-        assert (copied / path.relative_to(ROOT)).read_text(encoding="utf-8") == text, f"{path.name}: run nbdev-clean"
-        assert "widgets" not in nbformat.read(path, as_version=4).metadata, f"{path.name}: the state of widgets is not kept"
-        shown = "".join(texts(c) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
-        assert not re.search(r"/(root|home|tmp|Users)/\w", text) and not any(word in shown for word in ("Warning", "error: ", "Failed to")), path.name
+        assert (copied / path.relative_to(ROOT)).read_text(encoding="utf-8") == text, (
+            f"{path.name}: run nbdev-clean"
+        )
+        assert "widgets" not in nbformat.read(path, as_version=4).metadata, (
+            f"{path.name}: the state of widgets is not kept"
+        )
+        shown = "".join(
+            texts(c) for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"
+        )
+        assert not re.search(r"/(root|home|tmp|Users)/\w", text) and not any(
+            word in shown for word in ("Warning", "error: ", "Failed to")
+        ), path.name
 
 
 def test_modules_are_what_the_notebooks_export():
-    done = subprocess.run([sys.executable, "-m", "tools.export", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.export", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_settings_are_the_single_source():
-    assert subprocess.run([sys.executable, "tools/make_pyproject.py", "--check"], cwd=ROOT).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "tools/make_pyproject.py", "--check"], cwd=ROOT).returncode
+        == 0
+    )
 
 
-FLOORS = ("verify", "common", "data", "model", "generate", "train", "run", "evaluate", "plan", "deploy", "recipe", "doctor", "cli")      # from the ground up
+FLOORS = (
+    "verify",
+    "common",
+    "data",
+    "model",
+    "generate",
+    "train",
+    "run",
+    "evaluate",
+    "plan",
+    "deploy",
+    "recipe",
+    "doctor",
+    "cli",
+)  # from the ground up
 PACKAGE = ROOT / "instruct_course"
 
 
 def imports() -> dict[str, set[str]]:
     """{module of the package: the modules of the package that it imports}, also inside functions, by dotted names without the package's own."""
-    files = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in PACKAGE.rglob("*.py") if "assets" not in p.parts and p.name not in ("__init__.py", "_modidx.py")}
+    files = {
+        ".".join(p.relative_to(PACKAGE).with_suffix("").parts): p
+        for p in PACKAGE.rglob("*.py")
+        if "assets" not in p.parts and p.name not in ("__init__.py", "_modidx.py")
+    }
     out = {}
     for name, path in files.items():
         used = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                root = ["instruct_course", *name.split(".")][:-node.level] if node.level else []
+                root = ["instruct_course", *name.split(".")][: -node.level] if node.level else []
                 source = [*root, *(node.module or "").split(".")] if node.module else root
                 if source[:1] == ["instruct_course"]:
                     for alias in node.names:
-                        found = next((".".join(parts[1:]) for parts in ([*source, alias.name], source) if ".".join(parts[1:]) in files), None)
+                        found = next(
+                            (
+                                ".".join(parts[1:])
+                                for parts in ([*source, alias.name], source)
+                                if ".".join(parts[1:]) in files
+                            ),
+                            None,
+                        )
                         used |= {found} if found else set()
         out[name] = used
     return out
@@ -126,21 +194,47 @@ def test_imports_point_one_way():
     """Between floors only downwards; on one floor without circles."""
     graph = imports()
     floor = lambda name: FLOORS.index(name.split(".")[0])
-    upwards = [f"{name} imports {other}" for name, used in graph.items() for other in used if floor(other) > floor(name)]
+    upwards = [
+        f"{name} imports {other}"
+        for name, used in graph.items()
+        for other in used
+        if floor(other) > floor(name)
+    ]
     assert not upwards
-    assert sum(map(len, graph.values())) > 60                        # the arrows are seen
-    TopologicalSorter(graph).prepare()                                # raises CycleError, with the circle in it
+    assert sum(map(len, graph.values())) > 60  # the arrows are seen
+    TopologicalSorter(graph).prepare()  # raises CycleError, with the circle in it
 
 
 def test_equation_tags_are_unique():
-    tags = Counter(tag for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown" for tag in re.findall(r"\\tag\{([^}]+)\}", cell.source))
+    tags = Counter(
+        tag
+        for path in NOTEBOOKS
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "markdown"
+        for tag in re.findall(r"\\tag\{([^}]+)\}", cell.source)
+    )
     assert len(tags) > 100 and not [tag for tag, n in tags.items() if n > 1]
 
 
 def test_the_project_stands_alone():
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    texts_ = {f: (ROOT / f).read_text(encoding="utf-8", errors="ignore") for f in files if f.endswith((".py", ".md", ".ipynb", ".ini", ".toml", ".txt"))}
-    assert not [f for f, t in texts_.items() if f != "tests/test_house.py" and ("../shared" in t or "trust_remote_code=True" in t or re.search(r"\bpickle\.load|torch\.load\(", t))]
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    texts_ = {
+        f: (ROOT / f).read_text(encoding="utf-8", errors="ignore")
+        for f in files
+        if f.endswith((".py", ".md", ".ipynb", ".ini", ".toml", ".txt"))
+    }
+    assert not [
+        f
+        for f, t in texts_.items()
+        if f != "tests/test_house.py"
+        and (
+            "../shared" in t
+            or "trust_remote_code=True" in t
+            or re.search(r"\bpickle\.load|torch\.load\(", t)
+        )
+    ]
 
 
 def test_opened_files_name_their_encoding():

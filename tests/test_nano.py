@@ -1,4 +1,5 @@
 """The nano model is an honest base, and the built-in rows are what they are said to be."""
+
 import hashlib
 import json
 import re
@@ -24,51 +25,93 @@ def documents():
 
 
 def test_frozen_by_hash():
-    assert hashlib.sha256((ASSETS / "nano" / "model.safetensors").read_bytes()).hexdigest() == KEPT["weights"]
+    assert (
+        hashlib.sha256((ASSETS / "nano" / "model.safetensors").read_bytes()).hexdigest()
+        == KEPT["weights"]
+    )
     for name in BUILTIN:
-        assert hashlib.sha256((ASSETS / "instructions" / f"{name}.jsonl").read_bytes()).hexdigest() == KEPT["instructions"][name]
+        assert (
+            hashlib.sha256((ASSETS / "instructions" / f"{name}.jsonl").read_bytes()).hexdigest()
+            == KEPT["instructions"][name]
+        )
 
 
 def test_the_rows_are_what_their_generator_makes():
     made = tasks.build(KEPT["seed"])
     for name in BUILTIN:
-        assert made[name] == [json.loads(line) for line in (ASSETS / "instructions" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert made[name] == [
+            json.loads(line)
+            for line in (ASSETS / "instructions" / f"{name}.jsonl")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        ]
 
 
 def test_the_shape_of_the_model():
     config = json.loads((ASSETS / "nano" / "config.json").read_text(encoding="utf-8"))
-    assert config["tie_word_embeddings"] and config["num_key_value_heads"] < config["num_attention_heads"] and config["max_position_embeddings"] == 1024
-    assert all(config[k] % 64 == 0 for k in ("hidden_size", "intermediate_size", "vocab_size")) and 4000 <= config["vocab_size"] <= 8192
-    assert (ASSETS / "nano" / "model.safetensors").stat().st_size / 2 < 8e6            # bf16: two bytes a parameter
+    assert (
+        config["tie_word_embeddings"]
+        and config["num_key_value_heads"] < config["num_attention_heads"]
+        and config["max_position_embeddings"] == 1024
+    )
+    assert (
+        all(config[k] % 64 == 0 for k in ("hidden_size", "intermediate_size", "vocab_size"))
+        and 4000 <= config["vocab_size"] <= 8192
+    )
+    assert (
+        ASSETS / "nano" / "model.safetensors"
+    ).stat().st_size / 2 < 8e6  # bf16: two bytes a parameter
 
 
 def test_tokens_of_digits_han_and_markers(nano):
     tok = nano.tokenizer
     assert len(tok("2026").input_ids) == 4 and len(tok("首都北京").input_ids) == 4
-    assert tok.convert_tokens_to_ids(["<pad>", "<eos>", "<inst>", "<inp>", "<out>"]) == [0, 1, 2, 3, 4]
+    assert tok.convert_tokens_to_ids(["<pad>", "<eos>", "<inst>", "<inp>", "<out>"]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_the_corpus_holds_no_instruction_with_its_response(documents):
     """No wording of an instruction, and no marker of a template, stands in a document."""
-    groups = [group for by in tasks.WORDINGS.values() for lang in by.values() for group in lang] + [group for by in tasks.MORE.values() for group in by]
-    long_enough = [w for group in groups for w in group.split("\n") if "{x}" not in w and len(w) >= 5]
+    groups = [group for by in tasks.WORDINGS.values() for lang in by.values() for group in lang] + [
+        group for by in tasks.MORE.values() for group in by
+    ]
+    long_enough = [
+        w for group in groups for w in group.split("\n") if "{x}" not in w and len(w) >= 5
+    ]
     text = "\n".join(documents)
     assert not [w for w in long_enough if w in text]
     assert len(long_enough) > 500
-    assert not [m for m in ("<inst>", "<inp>", "<out>", "<eos>", "### ", "Instruction:", "Response:", "指令") if m in text]
+    assert not [
+        m
+        for m in ("<inst>", "<inp>", "<out>", "<eos>", "### ", "Instruction:", "Response:", "指令")
+        if m in text
+    ]
 
 
 def test_the_corpus_holds_no_evaluation_item(documents):
     """No statement of a judged input with its answer; facts and dictionary lines as statements are the exception that is meant."""
     text, lines = "\n".join(documents), {line for d in documents for line in d.split("\n")}
     rows = [example(r) for s in ("dev", "inputs", "wordings", "knowledge") for r in builtin(s)]
-    told = {corpus.STATEMENTS[ex.task][ex.lang].split("|")[i].format(a=ex.input, b=ex.output) for ex in rows if ex.task in corpus.STATEMENTS
-            for i in range(len(corpus.STATEMENTS[ex.task][ex.lang].split("|")))}
-    texts = {ex.input for ex in rows if ex.task in tasks.GENERATORS and ex.task not in corpus.STATEMENTS}
+    told = {
+        corpus.STATEMENTS[ex.task][ex.lang].split("|")[i].format(a=ex.input, b=ex.output)
+        for ex in rows
+        if ex.task in corpus.STATEMENTS
+        for i in range(len(corpus.STATEMENTS[ex.task][ex.lang].split("|")))
+    }
+    texts = {
+        ex.input for ex in rows if ex.task in tasks.GENERATORS and ex.task not in corpus.STATEMENTS
+    }
     assert len(told) > 5000 and not told & lines
     assert len(texts) > 500 and not [t for t in texts if t in text]
     ex = next(ex for ex in rows if ex.task == "sort")
-    assert corpus.STATEMENTS["sort"][ex.lang].split("|")[0].format(a=ex.input, b=ex.output) in told      # the check can bite
+    assert (
+        corpus.STATEMENTS["sort"][ex.lang].split("|")[0].format(a=ex.input, b=ex.output) in told
+    )  # the check can bite
 
 
 def test_every_task_and_language_is_judged_by_30_rows():
@@ -81,8 +124,17 @@ def test_every_task_and_language_is_judged_by_30_rows():
 def test_unseen_inputs_are_unseen():
     """No row is shown in training, nor its input with another wording of its task; what knowledge asks has its own test below."""
     asked = lambda r: (r["instruction"], r["input"])
-    told = lambda r: (r["task"], r["input"] or r["instruction"].removeprefix(r["wording"].split("{x}")[0]).removesuffix(r["wording"].split("{x}")[-1]))
-    seen, inputs = {asked(r) for r in builtin("train")}, {told(r) for r in builtin("train") if r["task"] != "knowledge"}
+    told = lambda r: (
+        r["task"],
+        r["input"]
+        or r["instruction"]
+        .removeprefix(r["wording"].split("{x}")[0])
+        .removesuffix(r["wording"].split("{x}")[-1]),
+    )
+    seen, inputs = (
+        {asked(r) for r in builtin("train")},
+        {told(r) for r in builtin("train") if r["task"] != "knowledge"},
+    )
     for split in ("inputs", "wordings", "dev", "knowledge"):
         for r in builtin(split):
             assert asked(r) not in seen and (r["task"] == "knowledge" or told(r) not in inputs), r
@@ -93,11 +145,16 @@ def runs(wording, lang):
     text = wording.replace("{x}", "§").lower()
     units = re.findall(r"[\w§']+", text) if lang == "en" else re.findall(r"[\w§]", text)
     n = 4 if lang == "en" else 6
-    return {tuple(units[i:i + n]) for i in range(len(units) - n + 1)}
+    return {tuple(units[i : i + n]) for i in range(len(units) - n + 1)}
 
 
 def test_unseen_wordings_share_no_run_with_training():
-    trained = {lang: set().union(*(runs(r["wording"], lang) for r in builtin("train") if r["lang"] == lang)) for lang in tasks.LANGS}
+    trained = {
+        lang: set().union(
+            *(runs(r["wording"], lang) for r in builtin("train") if r["lang"] == lang)
+        )
+        for lang in tasks.LANGS
+    }
     for r in builtin("wordings"):
         assert not runs(r["wording"], r["lang"]) & trained[r["lang"]], r["wording"]
 
@@ -108,19 +165,34 @@ def test_knowledge_stands_in_no_training_row():
     for (relation, key), asked in tasks.facts().items():
         for lang in tasks.LANGS:
             answers[relation, lang, asked[lang]] = key
+
     def keys(split):
         out = set()
         for r in builtin(split):
             if r["task"] == "knowledge":
                 of = lambda n: [*tasks.WORDINGS[n][r["lang"]], tasks.MORE[n][tasks.L[r["lang"]]]]
-                relation = next(n for n in tasks.RELATIONS if any(r["wording"] in g.split("\n") for g in of(n)))
-                named = r["input"] or r["instruction"][len(r["wording"].split("{x}")[0]):len(r["instruction"]) - len(r["wording"].split("{x}")[1])]
+                relation = next(
+                    n for n in tasks.RELATIONS if any(r["wording"] in g.split("\n") for g in of(n))
+                )
+                named = (
+                    r["input"]
+                    or r["instruction"][
+                        len(r["wording"].split("{x}")[0]) : len(r["instruction"])
+                        - len(r["wording"].split("{x}")[1])
+                    ]
+                )
                 out.add(answers[relation, r["lang"], (named, r["output"])])
         return out
+
     held = keys("knowledge")
     assert len(held) > 40 and not held & keys("train")
 
 
 def test_pretraining_begins_as_it_did():
-    done = subprocess.run([sys.executable, "-m", "tools.make_nano", "--check", "10"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.make_nano", "--check", "10"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert "agree with the kept log" in done.stdout, done.stdout[-500:] + done.stderr[-800:]

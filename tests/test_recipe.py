@@ -1,4 +1,5 @@
 """The main job: from Python, from the command line, and when things go wrong."""
+
 import json
 import os
 import subprocess
@@ -10,11 +11,19 @@ import pytest
 
 import instruct_course
 from instruct_course import recipe
-from instruct_course.common.files import ASSETS
 from instruct_course.common.errors import InputError
+from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
 
-FILES = {"adapter", "template.json", "run.json", "metrics.jsonl", "curves.png", "report.json", "heldout.jsonl"}
+FILES = {
+    "adapter",
+    "template.json",
+    "run.json",
+    "metrics.jsonl",
+    "curves.png",
+    "report.json",
+    "heldout.jsonl",
+}
 
 
 def schema(name):
@@ -26,29 +35,48 @@ def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     with path.open("w", encoding="utf-8") as f:
         for r in builtin("train").select(range(60)):
-            f.write(json.dumps({k: r[k] for k in ("instruction", "input", "output", "task", "lang")}, ensure_ascii=False) + "\n")
+            f.write(
+                json.dumps(
+                    {k: r[k] for k in ("instruction", "input", "output", "task", "lang")},
+                    ensure_ascii=False,
+                )
+                + "\n"
+            )
     return path
 
 
 @pytest.fixture(scope="module")
 def small_run(rows, tmp_path_factory):
-    return instruct_course.tune(data=str(rows), holdout="0.2", epochs=2, out=str(tmp_path_factory.mktemp("runs") / "a"), quiet=True)
+    return instruct_course.tune(
+        data=str(rows),
+        holdout="0.2",
+        epochs=2,
+        out=str(tmp_path_factory.mktemp("runs") / "a"),
+        quiet=True,
+    )
 
 
 def test_a_run_directory_is_whole_and_follows_its_schemas(small_run):
     assert {p.name for p in small_run.path.iterdir()} == FILES
     for name in ("report", "run", "template"):
-        jsonschema.validate(json.loads((small_run.path / f"{name}.json").read_text(encoding="utf-8")), schema(name))
+        jsonschema.validate(
+            json.loads((small_run.path / f"{name}.json").read_text(encoding="utf-8")), schema(name)
+        )
     lines = (small_run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     for line in lines:
         jsonschema.validate(json.loads(line), schema("metrics"))
-    assert len(lines) == small_run.report["steps"] and (small_run.path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert (
+        len(lines) == small_run.report["steps"]
+        and (small_run.path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    )
     assert not list(small_run.path.glob("**/*.bin")) and not list(small_run.path.glob("**/*.pt"))
 
 
 def test_no_path_of_the_machine_is_written(small_run, rows):
     for file in small_run.path.rglob("*.json*"):
-        assert str(rows.parent) not in file.read_text(encoding="utf-8") and str(Path.home()) + os.sep not in file.read_text(encoding="utf-8"), file.name
+        assert str(rows.parent) not in file.read_text(encoding="utf-8") and str(
+            Path.home()
+        ) + os.sep not in file.read_text(encoding="utf-8"), file.name
 
 
 def test_the_schemas_refuse_what_is_wrong(small_run):
@@ -61,37 +89,64 @@ def test_the_schemas_refuse_what_is_wrong(small_run):
 def test_tuning_lowers_the_loss_and_reports_it(small_run):
     before, after = small_run.report["before"], small_run.report["after"]
     assert after["loss"] < before["loss"] - 1 and after["n"] == before["n"] == 12
-    metrics = [json.loads(line) for line in (small_run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    metrics = [
+        json.loads(line)
+        for line in (small_run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert set(before["best_prompt"]) == {"best", "plain", "few-shot"}
 
 
 def test_one_seed_gives_one_adapter_to_the_bit(small_run, rows, tmp_path):
-    again = instruct_course.tune(data=str(rows), holdout="0.2", epochs=2, out=str(tmp_path / "b"), quiet=True)
-    other = instruct_course.tune(data=str(rows), holdout="0.2", epochs=2, seed=1, out=str(tmp_path / "c"), quiet=True)
-    bits = [(r.path / "adapter" / "adapter_model.safetensors").read_bytes() for r in (small_run, again, other)]
+    again = instruct_course.tune(
+        data=str(rows), holdout="0.2", epochs=2, out=str(tmp_path / "b"), quiet=True
+    )
+    other = instruct_course.tune(
+        data=str(rows), holdout="0.2", epochs=2, seed=1, out=str(tmp_path / "c"), quiet=True
+    )
+    bits = [
+        (r.path / "adapter" / "adapter_model.safetensors").read_bytes()
+        for r in (small_run, again, other)
+    ]
     assert bits[0] == bits[1] != bits[2]
 
 
 def test_peft_loads_the_adapter_and_it_answers_the_same(small_run):
     import torch
     from peft import PeftModel
+
     from instruct_course.model.load import load_base
+
     opened = instruct_course.open_run(small_run.path)
     model, tokenizer, _ = opened.ready()
     theirs = PeftModel.from_pretrained(load_base("nano").model, str(small_run.path / "adapter"))
     ids = torch.tensor([tokenizer("Count the words. cat, dog").input_ids])
     assert torch.equal(theirs(ids).logits, model(ids).logits)
     assert isinstance(opened.answer("Count the words.", "cat, dog", max_new_tokens=8), str)
-    assert "".join(opened.stream("Count the words.", "cat, dog", max_new_tokens=8)).strip() == opened.answer("Count the words.", "cat, dog", max_new_tokens=8)
+    assert "".join(
+        opened.stream("Count the words.", "cat, dog", max_new_tokens=8)
+    ).strip() == opened.answer("Count the words.", "cat, dog", max_new_tokens=8)
 
 
 def test_another_base_or_template_is_refused(small_run, tmp_path, command):
     """By the fingerprint of the weights and the text of the template, with a way to go on all the same."""
     import shutil
-    for file, key, value, says in (("adapter/origin.json", "base", {"name": "nano", "fingerprint": "0" * 64, "quantization": "nf4"}, "the base"),
-                                   ("adapter/origin.json", "base", {"name": "nano", "fingerprint": None, "quantization": "none"}, "the quantisation"),
-                                   ("template.json", "with_input", "<inst> {instruction}!<inp> {input}<out> ", "the template")):
+
+    for file, key, value, says in (
+        (
+            "adapter/origin.json",
+            "base",
+            {"name": "nano", "fingerprint": "0" * 64, "quantization": "nf4"},
+            "the base",
+        ),
+        (
+            "adapter/origin.json",
+            "base",
+            {"name": "nano", "fingerprint": None, "quantization": "none"},
+            "the quantisation",
+        ),
+        ("template.json", "with_input", "<inst> {instruction}!<inp> {input}<out> ", "the template"),
+    ):
         copy = tmp_path / says.replace(" ", "")
         shutil.copytree(small_run.path, copy)
         made = json.loads((copy / file).read_text(encoding="utf-8"))
@@ -99,39 +154,74 @@ def test_another_base_or_template_is_refused(small_run, tmp_path, command):
         (copy / file).write_text(json.dumps(made | {key: value}), encoding="utf-8")
         with pytest.raises(InputError, match=says):
             instruct_course.open_run(copy).answer("a")
-        assert isinstance(instruct_course.open_run(copy, allow_mismatch=True).answer("a", max_new_tokens=2), str)
+        assert isinstance(
+            instruct_course.open_run(copy, allow_mismatch=True).answer("a", max_new_tokens=2), str
+        )
     code, out, err = command("chat", "--run", copy, "--prompt", "Count.")
     assert code == 2 and "the template" in err and not out
-    assert command("chat", "--run", copy, "--prompt", "Count.", "--max-tokens", "2", "--allow-mismatch")[0] == 0
+    assert (
+        command(
+            "chat", "--run", copy, "--prompt", "Count.", "--max-tokens", "2", "--allow-mismatch"
+        )[0]
+        == 0
+    )
 
 
 def test_an_existing_run_is_never_overwritten(small_run, rows, command):
     code, _, err = command("tune", "--data", rows, "--out", small_run.path)
-    assert code == 2 and "already exists" in err and {p.name for p in small_run.path.iterdir()} == FILES
+    assert (
+        code == 2
+        and "already exists" in err
+        and {p.name for p in small_run.path.iterdir()} == FILES
+    )
 
 
 def test_ctrl_c_saves_what_was_learnt(rows, tmp_path):
     def stop(h):
         if h["step"] == 3:
             raise KeyboardInterrupt
-    run = instruct_course.tune(data=str(rows), out=str(tmp_path / "s"), epochs=50, quiet=True, on_step=stop)
-    assert run.report["stopped"] and run.report["steps"] == 3 and {p.name for p in run.path.iterdir()} == FILES
+
+    run = instruct_course.tune(
+        data=str(rows), out=str(tmp_path / "s"), epochs=50, quiet=True, on_step=stop
+    )
+    assert (
+        run.report["stopped"]
+        and run.report["steps"] == 3
+        and {p.name for p in run.path.iterdir()} == FILES
+    )
     jsonschema.validate(run.report, schema("report"))
 
 
 def test_ctrl_c_before_the_first_step_leaves_nothing(rows, tmp_path, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(recipe.lora, "attach", stop)
     with pytest.raises(KeyboardInterrupt):
         instruct_course.tune(data=str(rows), out=str(tmp_path / "deep" / "s"), quiet=True)
     assert not list(tmp_path.iterdir())
 
 
-BAD = {"truncated.json": b'[{"instruction": "a", "output": "b"}, {"instr', "column.csv": b"instruction,input\na,b\n", "empty.json": b"", "empty.jsonl": b"", "latin.jsonl": '{"prompt": "é", "completion": "b"}'.encode("latin-1"),
-       "big.jsonl": b'{"prompt": "a", "completion": "' + b"x" * 10_000_000 + b'"}\n', "null.json": b"null", "nulls.json": b'[{"prompt": "a", "completion": null}]', "numbers.json": b'[{"prompt": 1, "completion": 2}]',
-       "rows.txt": b"hello", "blank.csv": b"\n\n", "broken.parquet": b"PAR1xxxx", "fit.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "' + b"word " * 3000 + b'"}\n', "zero.csv": b"instruction,output\n\x00,b\n",
-       "folder.json": None, "missing.json": None}
+BAD = {
+    "truncated.json": b'[{"instruction": "a", "output": "b"}, {"instr',
+    "column.csv": b"instruction,input\na,b\n",
+    "empty.json": b"",
+    "empty.jsonl": b"",
+    "latin.jsonl": '{"prompt": "é", "completion": "b"}'.encode("latin-1"),
+    "big.jsonl": b'{"prompt": "a", "completion": "' + b"x" * 10_000_000 + b'"}\n',
+    "null.json": b"null",
+    "nulls.json": b'[{"prompt": "a", "completion": null}]',
+    "numbers.json": b'[{"prompt": 1, "completion": 2}]',
+    "rows.txt": b"hello",
+    "blank.csv": b"\n\n",
+    "broken.parquet": b"PAR1xxxx",
+    "fit.jsonl": b'{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "'
+    + b"word " * 3000
+    + b'"}\n',
+    "zero.csv": b"instruction,output\n\x00,b\n",
+    "folder.json": None,
+    "missing.json": None,
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -143,12 +233,26 @@ def test_bad_files_are_one_sentence_and_leave_nothing(tmp_path, command, name):
         path.mkdir()
     code, out, err = command("tune", "--data", path, "--out", tmp_path / "deep" / "run")
     said = [line for line in err.strip().splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(said) == 1 and name in said[0] and err.strip().splitlines()[-1] == said[0], err[-600:]
+    assert (
+        code == 2 and len(said) == 1 and name in said[0] and err.strip().splitlines()[-1] == said[0]
+    ), err[-600:]
     assert "Traceback" not in err and not out and {p.name for p in tmp_path.iterdir()} <= {name}
 
 
-@pytest.mark.parametrize("args,says", [(["--epochs", "0"], "--epochs"), (["--lr", "-1"], "--lr"), (["--lora-r", "0"], "--lora-r"), (["--template", "vicuna"], "--template"), (["--model", "./nowhere"], "--model"),
-                                       (["--holdout", "0.1"], "--data"), (["--max-length", "3"], "--max-length"), (["--nonsense"], "nonsense"), (["--epochs", "many"], "epochs")])
+@pytest.mark.parametrize(
+    "args,says",
+    [
+        (["--epochs", "0"], "--epochs"),
+        (["--lr", "-1"], "--lr"),
+        (["--lora-r", "0"], "--lora-r"),
+        (["--template", "vicuna"], "--template"),
+        (["--model", "./nowhere"], "--model"),
+        (["--holdout", "0.1"], "--data"),
+        (["--max-length", "3"], "--max-length"),
+        (["--nonsense"], "nonsense"),
+        (["--epochs", "many"], "epochs"),
+    ],
+)
 def test_bad_options_are_named(tmp_path, command, args, says):
     code, _, err = command("tune", *args, "--out", tmp_path / "run")
     assert code == 2 and says in err and "Traceback" not in err and not list(tmp_path.iterdir())
@@ -156,21 +260,42 @@ def test_bad_options_are_named(tmp_path, command, args, says):
 
 def test_skip_bad_goes_on_and_tells(tmp_path, rows):
     path = tmp_path / "some.jsonl"
-    path.write_text(rows.read_text(encoding="utf-8") + '{"instruction": "a"}\nnot json\n{"instruction": "long", "output": "' + "word " * 2000 + '"}\n', encoding="utf-8")
-    run = instruct_course.tune(data=str(path), holdout="0.1", epochs=.2, skip_bad=True, out=str(tmp_path / "run"), quiet=True)
-    rejects = [json.loads(line) for line in (run.path / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    path.write_text(
+        rows.read_text(encoding="utf-8")
+        + '{"instruction": "a"}\nnot json\n{"instruction": "long", "output": "'
+        + "word " * 2000
+        + '"}\n',
+        encoding="utf-8",
+    )
+    run = instruct_course.tune(
+        data=str(path),
+        holdout="0.1",
+        epochs=0.2,
+        skip_bad=True,
+        out=str(tmp_path / "run"),
+        quiet=True,
+    )
+    rejects = [
+        json.loads(line)
+        for line in (run.path / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert {r["row"] for r in rejects} == {61, 62, 63} and all(r["reason"] for r in rejects)
 
 
 def test_chat_answers_once(small_run, command):
-    code, out, _ = command("chat", "--run", small_run.path, "--prompt", "数一数。", "--input", "猫、狗", "--json")
-    assert code == 0 and json.loads(out)["instruction"] == "数一数。" and "output" in json.loads(out)
+    code, out, _ = command(
+        "chat", "--run", small_run.path, "--prompt", "数一数。", "--input", "猫、狗", "--json"
+    )
+    assert (
+        code == 0 and json.loads(out)["instruction"] == "数一数。" and "output" in json.loads(out)
+    )
     code, _, err = command("chat", "--run", small_run.path.parent, "--prompt", "a")
     assert code == 2 and "no run directory" in err
 
 
 def test_chat_talks(small_run, monkeypatch, command):
     import io
+
     monkeypatch.setattr(sys, "stdin", io.StringIO("Count the words.\ncat, dog\n\n"))
     code, out, _ = command("chat", "--run", small_run.path)
     assert code == 0 and out.strip()
@@ -178,22 +303,33 @@ def test_chat_talks(small_run, monkeypatch, command):
 
 def test_help_and_import_are_instant():
     code = "import sys, instruct_course, instruct_course.cli; assert not {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules), 'heavy'; print('light')"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "light"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "light"
+    )
 
 
 @pytest.fixture(scope="module")
 def main_report(tmp_path_factory):
     """The report of `instruct-course tune`: that of INSTRUCT_COURSE_RUN, where somebody just made one, else a run of its own."""
     made = os.environ.get("INSTRUCT_COURSE_RUN")
-    return json.loads((Path(made) / "report.json").read_text(encoding="utf-8")) if made else instruct_course.tune(out=str(tmp_path_factory.mktemp("main") / "run"), quiet=True).report
+    return (
+        json.loads((Path(made) / "report.json").read_text(encoding="utf-8"))
+        if made
+        else instruct_course.tune(
+            out=str(tmp_path_factory.mktemp("main") / "run"), quiet=True
+        ).report
+    )
 
 
 def test_the_main_job_learns(main_report):
     """One seed; the README's table has three. The floors are the promise, not what was measured."""
     jsonschema.validate(main_report, schema("report"))
     before, after = main_report["before"], main_report["after"]
-    assert before["exact_match"] < .05 and before["best_prompt"]["best"] in ("plain", "few-shot")
+    assert before["exact_match"] < 0.05 and before["best_prompt"]["best"] in ("plain", "few-shot")
     splits = {k: v["exact_match"] for k, v in after["splits"].items()}
-    assert splits["inputs"] >= .88 and splits["wordings"] >= .73 and splits["knowledge"] >= .83, splits
-    assert min(v["exact_match"] for v in after["langs"].values()) >= .8
+    assert (
+        splits["inputs"] >= 0.88 and splits["wordings"] >= 0.73 and splits["knowledge"] >= 0.83
+    ), splits
+    assert min(v["exact_match"] for v in after["langs"].values()) >= 0.8
     assert main_report["seconds"]["all"] < 180

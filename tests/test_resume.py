@@ -1,4 +1,5 @@
 """tune, stopped and gone on with: by a kill, by Ctrl-C, under other settings, by several processes; and looks in between."""
+
 import json
 import os
 import signal
@@ -11,10 +12,10 @@ import pytest
 
 import instruct_course
 from instruct_course import recipe
-from instruct_course.train import loop
-from instruct_course.common.files import ASSETS
 from instruct_course.common.errors import InputError
+from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
+from instruct_course.train import loop
 
 SETTINGS = {"holdout": "0.2", "epochs": 2, "noise": "neftune:5", "lora_dropout": 0.1, "quiet": True}
 
@@ -24,13 +25,20 @@ def rows(tmp_path_factory):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     with path.open("w", encoding="utf-8") as f:
         for r in builtin("train").select(range(60)):
-            f.write(json.dumps({k: r[k] for k in ("instruction", "input", "output")}, ensure_ascii=False) + "\n")
+            f.write(
+                json.dumps(
+                    {k: r[k] for k in ("instruction", "input", "output")}, ensure_ascii=False
+                )
+                + "\n"
+            )
     return path
 
 
 @pytest.fixture(scope="module")
 def whole(rows, tmp_path_factory):
-    return instruct_course.tune(data=str(rows), out=str(tmp_path_factory.mktemp("runs") / "whole"), **SETTINGS)
+    return instruct_course.tune(
+        data=str(rows), out=str(tmp_path_factory.mktemp("runs") / "whole"), **SETTINGS
+    )
 
 
 def adapter(path):
@@ -38,27 +46,48 @@ def adapter(path):
 
 
 def losses(path):
-    return [json.loads(line)["loss"] for line in (Path(path) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)["loss"]
+        for line in (Path(path) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def test_a_killed_run_resumes_to_the_same_bits(whole, rows, tmp_path):
     """kill -9 in the middle of the second epoch; the command line says what waits, and --resume needs no other option."""
-    code = ("import os, signal, instruct_course\n"
-            f"instruct_course.tune(data={str(rows)!r}, out='killed', save_every=2, on_step=lambda h: h['step'] == 7 and os.kill(os.getpid(), signal.SIGKILL), **{SETTINGS!r})")
+    code = (
+        "import os, signal, instruct_course\n"
+        f"instruct_course.tune(data={str(rows)!r}, out='killed', save_every=2, on_step=lambda h: h['step'] == 7 and os.kill(os.getpid(), signal.SIGKILL), **{SETTINGS!r})"
+    )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env).returncode
+        == -signal.SIGKILL
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["killed.unfinished"]
-    command = lambda *args: subprocess.run([sys.executable, "-m", "instruct_course.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+    command = lambda *args: subprocess.run(
+        [sys.executable, "-m", "instruct_course.cli", *args],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     refused = command("tune", "--data", str(rows), "--out", "killed")
     assert refused.returncode == 2 and "go on with --resume" in refused.stderr
     other = command("tune", "--resume", "--out", "killed", "--lr", "0.5")
-    assert other.returncode == 2 and "--lr 0.5: the unfinished run was begun with 0.001" in other.stderr
+    assert (
+        other.returncode == 2
+        and "--lr 0.5: the unfinished run was begun with 0.001" in other.stderr
+    )
     done = command("tune", "--resume", "--out", "killed")
     assert done.returncode == 0 and "going on after step 6" in done.stderr, done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["killed"]
-    assert adapter(tmp_path / "killed") == adapter(whole.path) and losses(tmp_path / "killed") == losses(whole.path)
+    assert adapter(tmp_path / "killed") == adapter(whole.path) and losses(
+        tmp_path / "killed"
+    ) == losses(whole.path)
     again = json.loads((tmp_path / "killed" / "report.json").read_text(encoding="utf-8"))
-    jsonschema.validate(again, json.loads((ASSETS / "schemas" / "report.schema.json").read_text(encoding="utf-8")))
+    jsonschema.validate(
+        again, json.loads((ASSETS / "schemas" / "report.schema.json").read_text(encoding="utf-8"))
+    )
     for key in ("before", "after", "samples", "steps"):
         assert again[key] == whole.report[key], key
 
@@ -67,11 +96,16 @@ def test_ctrl_c_then_resume(whole, rows, tmp_path):
     def stop(h):
         if h["step"] == 3:
             raise KeyboardInterrupt
+
     out = tmp_path / "s"
     run = instruct_course.tune(data=str(rows), out=str(out), on_step=stop, **SETTINGS)
     assert run.report["stopped"] and run.report["steps"] == 3
     run = instruct_course.tune(resume=True, out=str(out), quiet=True)
-    assert not run.report["stopped"] and [p.name for p in tmp_path.iterdir()] == ["s"] and adapter(out) == adapter(whole.path)
+    assert (
+        not run.report["stopped"]
+        and [p.name for p in tmp_path.iterdir()] == ["s"]
+        and adapter(out) == adapter(whole.path)
+    )
 
 
 def test_there_is_nothing_to_resume(tmp_path, monkeypatch):
@@ -89,23 +123,47 @@ def test_changed_rows_are_noticed(rows, tmp_path):
     def stop(h):
         if h["step"] == 2:
             raise KeyboardInterrupt
+
     instruct_course.tune(data=str(copy), out=str(out), on_step=stop, **SETTINGS)
-    copy.write_text(rows.read_text(encoding="utf-8").replace('"output": "', '"output": "so ', 3), encoding="utf-8")
+    copy.write_text(
+        rows.read_text(encoding="utf-8").replace('"output": "', '"output": "so ', 3),
+        encoding="utf-8",
+    )
     with pytest.raises(InputError, match="other settings: data"):
         instruct_course.tune(resume=True, out=str(out), quiet=True)
     copy.write_text(rows.read_text(encoding="utf-8"), encoding="utf-8")
-    assert not instruct_course.tune(resume=True, out=str(out), quiet=True).report["stopped"], "nothing was lost by the attempt"
+    assert not instruct_course.tune(resume=True, out=str(out), quiet=True).report["stopped"], (
+        "nothing was lost by the attempt"
+    )
 
 
 def test_a_look_in_between_keeps_the_best(rows, tmp_path):
     """The rate is far too large at the end of a constant schedule on few rows: the last step is not the best one."""
-    run = instruct_course.tune(data=str(rows), holdout="0.3", epochs=12, lr=2e-3, schedule="constant", eval_steps=2, patience=3, out=str(tmp_path / "r"), quiet=True)
-    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    run = instruct_course.tune(
+        data=str(rows),
+        holdout="0.3",
+        epochs=12,
+        lr=2e-3,
+        schedule="constant",
+        eval_steps=2,
+        patience=3,
+        out=str(tmp_path / "r"),
+        quiet=True,
+    )
+    lines = [
+        json.loads(line)
+        for line in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     looks = {h["step"]: h["heldout_loss"] for h in lines if "heldout_loss" in h}
     best = min(looks, key=looks.get)
-    assert set(looks) == {s for s in range(1, len(lines) + 1) if s % 2 == 0} and run.report["best_step"] == best
+    assert (
+        set(looks) == {s for s in range(1, len(lines) + 1) if s % 2 == 0}
+        and run.report["best_step"] == best
+    )
     assert len(lines) == best + 6 < lines[0]["steps"], "three looks without a better one end it"
-    assert run.report["after"]["loss"] == pytest.approx(looks[best], rel=1e-4), "the adapter that is kept is that of the best look"
+    assert run.report["after"]["loss"] == pytest.approx(looks[best], rel=1e-4), (
+        "the adapter that is kept is that of the best look"
+    )
     schema = json.loads((ASSETS / "schemas" / "metrics.schema.json").read_text(encoding="utf-8"))
     for line in lines:
         jsonschema.validate(line, schema)
@@ -119,16 +177,31 @@ def test_looks_change_nothing(whole, rows, tmp_path):
 def test_a_failed_run_says_where_its_checkpoint_is(rows, tmp_path):
     def poison(h):
         return h["step"] == 5 and (_ for _ in ()).throw(OSError(28, "No space left on device"))
+
     out = tmp_path / "deep" / "r"
     with pytest.raises(OSError):
         instruct_course.tune(data=str(rows), out=str(out), save_steps=2, on_step=poison, **SETTINGS)
-    assert {p.name for p in out.parent.iterdir()} == {"r.unfinished"} and not (out.parent / "r.unfinished" / "run").exists()
+    assert {p.name for p in out.parent.iterdir()} == {"r.unfinished"} and not (
+        out.parent / "r.unfinished" / "run"
+    ).exists()
     assert not instruct_course.tune(resume=True, out=str(out), quiet=True).report["stopped"]
 
 
-@pytest.mark.parametrize("options, says", [({"noise": "laplace:1"}, "--noise laplace:1"), ({"noise": "neftune"}, "--noise"), ({"schedule": "step"}, "--schedule step"), ({"patience": 2}, "--eval-steps"),
-                                           ({"processes": 2}, "torchrun"), ({"report_to": "paper"}, "--report-to paper"), ({"micro_batches": 0}, "--micro-batches 0"), ({"lora_dropout": 1.0}, "--lora-dropout 1.0"),
-                                           ({"save_steps": 0}, "--save-steps 0"), ({"resume": True}, "--resume")])
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"noise": "laplace:1"}, "--noise laplace:1"),
+        ({"noise": "neftune"}, "--noise"),
+        ({"schedule": "step"}, "--schedule step"),
+        ({"patience": 2}, "--eval-steps"),
+        ({"processes": 2}, "torchrun"),
+        ({"report_to": "paper"}, "--report-to paper"),
+        ({"micro_batches": 0}, "--micro-batches 0"),
+        ({"lora_dropout": 1.0}, "--lora-dropout 1.0"),
+        ({"save_steps": 0}, "--save-steps 0"),
+        ({"resume": True}, "--resume"),
+    ],
+)
 def test_bad_options_are_named(options, says, tmp_path):
     with pytest.raises(InputError, match=says):
         instruct_course.tune(out=str(tmp_path / "r"), quiet=True, **options)
@@ -136,14 +209,46 @@ def test_bad_options_are_named(options, says, tmp_path):
 
 
 def test_noise_by_name():
-    assert recipe._noise("gaussian:0.5") == loop.Noise("gaussian", 0.5) and recipe._noise("neftune:5:spare") == loop.Noise("neftune", 5, spare_response=True)
+    assert recipe._noise("gaussian:0.5") == loop.Noise("gaussian", 0.5) and recipe._noise(
+        "neftune:5:spare"
+    ) == loop.Noise("neftune", 5, spare_response=True)
 
 
 def test_two_processes_tune_one_adapter(rows, tmp_path):
     """The command under torchrun: one run directory, the losses of one process to 1e-4 (the answers are judged by the first alone)."""
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    args = ["tune", "--data", str(rows), "--holdout", "0.2", "--epochs", "1", "--processes", "2", "--out", "two"]
-    done = subprocess.run([str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", "-m", "instruct_course.cli", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+    args = [
+        "tune",
+        "--data",
+        str(rows),
+        "--holdout",
+        "0.2",
+        "--epochs",
+        "1",
+        "--processes",
+        "2",
+        "--out",
+        "two",
+    ]
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "torchrun"),
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "-m",
+            "instruct_course.cli",
+            *args,
+        ],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    one = instruct_course.tune(data=str(rows), holdout="0.2", epochs=1, out=str(tmp_path / "one"), quiet=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"] and losses(tmp_path / "two") == pytest.approx(losses(one.path), rel=1e-4)
+    one = instruct_course.tune(
+        data=str(rows), holdout="0.2", epochs=1, out=str(tmp_path / "one"), quiet=True
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"] and losses(
+        tmp_path / "two"
+    ) == pytest.approx(losses(one.path), rel=1e-4)

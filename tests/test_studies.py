@@ -1,4 +1,5 @@
 """The studies that chapters show: their results belong to the code that stands there, and a row made again agrees."""
+
 import json
 import math
 from statistics import mean, stdev
@@ -10,7 +11,7 @@ from scipy.stats import t as student
 from tools import study
 
 FOUND = study.find()
-TOLERANCE = .05      # of losses (relative or absolute) and of shares
+TOLERANCE = 0.05  # of losses (relative or absolute) and of shares
 
 
 def kept(name):
@@ -19,8 +20,15 @@ def kept(name):
 
 @pytest.mark.parametrize("name", FOUND)
 def test_results_belong_to_the_code(name):
-    jsonschema.validate(kept(name), json.loads((study.RESULTS.parent / "schemas" / "study.schema.json").read_text(encoding="utf-8")))
-    assert kept(name)["study"] == name and kept(name)["code"] == study.digest(FOUND[name]), f"run python -m tools.study {name}"
+    jsonschema.validate(
+        kept(name),
+        json.loads(
+            (study.RESULTS.parent / "schemas" / "study.schema.json").read_text(encoding="utf-8")
+        ),
+    )
+    assert kept(name)["study"] == name and kept(name)["code"] == study.digest(FOUND[name]), (
+        f"run python -m tools.study {name}"
+    )
     assert [r["setting"] for r in kept(name)["rows"]] == study.define(name, FOUND[name])[1]
 
 
@@ -38,8 +46,10 @@ def test_one_row_made_again_agrees(name):
         if isinstance(value, float) and "seconds" not in key:
             some, n = [s[key] for s in seeds], len(seeds)
             near = again[key] == pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE)
-            reach = student.ppf(.975, n - 1) * stdev(some) * math.sqrt(1 + 1 / n) if n > 1 else 0
-            assert near or abs(again[key] - mean(some)) <= reach, f"{key}: {again[key]}, and the seeds gave {some}"
+            reach = student.ppf(0.975, n - 1) * stdev(some) * math.sqrt(1 + 1 / n) if n > 1 else 0
+            assert near or abs(again[key] - mean(some)) <= reach, (
+                f"{key}: {again[key]}, and the seeds gave {some}"
+            )
         elif not isinstance(value, float):
             assert again[key] == value, key
 

@@ -2,12 +2,19 @@
 
 SOURCE is DroidSansFallbackFull.ttf (Apache-2.0, the Android Open Source Project; Debian's fonts-droid-fallback).
 """
+
 import sys
 from pathlib import Path
 
 from fontTools import subset
 
-OUT = Path(__file__).parents[1] / "instruct_course" / "assets" / "fonts" / "DroidSansFallback-common.ttf"
+OUT = (
+    Path(__file__).parents[1]
+    / "instruct_course"
+    / "assets"
+    / "fonts"
+    / "DroidSansFallback-common.ttf"
+)
 
 
 def common():
@@ -18,5 +25,13 @@ def common():
 
 
 if __name__ == "__main__":
-    subset.main([sys.argv[1], f"--text={common()}", f"--output-file={OUT}", "--name-IDs=*", "--notdef-outline"])
+    subset.main(
+        [
+            sys.argv[1],
+            f"--text={common()}",
+            f"--output-file={OUT}",
+            "--name-IDs=*",
+            "--notdef-outline",
+        ]
+    )
     print(f"{OUT.name}: {OUT.stat().st_size / 1e6:.1f} MB")

@@ -4,6 +4,7 @@ Writes instruct_course/assets/nano (tokenizer, bf16 safetensors, model card) and
 instruct_course/assets/instructions (five splits), with the training log and the loss curve beside this file.
 `--check 20` trains only the first 20 steps and compares corpus hash and losses with the kept log.
 """
+
 import argparse
 import hashlib
 import json
@@ -15,7 +16,15 @@ import numpy as np
 import torch
 
 from tools.nano.corpus import GLOSSARY, documents
-from tools.nano.pretrain import PRECISION, corpus_hash, losses, make_tokenizer, new_model, pack, save
+from tools.nano.pretrain import (
+    PRECISION,
+    corpus_hash,
+    losses,
+    make_tokenizer,
+    new_model,
+    pack,
+    save,
+)
 from tools.nano.tasks import build
 
 HERE = Path(__file__).parent / "nano"
@@ -44,15 +53,22 @@ def prepare():
 
 def draw(log, path):
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
     y = np.array(log)
     smooth = np.convolve(y, np.ones(25) / 25, mode="valid")
     fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-    ax.plot(y, lw=.5, alpha=.4)
+    ax.plot(y, lw=0.5, alpha=0.4)
     ax.plot(np.arange(len(smooth)) + 12, smooth, lw=1.8)
-    ax.set(title="Pretraining the nano model", xlabel=f"step of {BATCH * LENGTH:,} tokens", ylabel="loss (nats a token)", ylim=(0, 8.5))
-    ax.grid(alpha=.3)
+    ax.set(
+        title="Pretraining the nano model",
+        xlabel=f"step of {BATCH * LENGTH:,} tokens",
+        ylabel="loss (nats a token)",
+        ylim=(0, 8.5),
+    )
+    ax.grid(alpha=0.3)
     fig.savefig(path, dpi=110)
 
 
@@ -85,12 +101,17 @@ nothing of the world beyond a few hundred words and facts, and is of no use for 
 def train(model, stream, *, stop=None, **options):
     """The losses of training `model`, with a line every 20 steps; `stop` ends early."""
     log, start = [], time.time()
-    for step, loss in losses(stream, model, steps=STEPS, batch=BATCH, length=LENGTH, seed=SEED, stop=stop, **options):
+    for step, loss in losses(
+        stream, model, steps=STEPS, batch=BATCH, length=LENGTH, seed=SEED, stop=stop, **options
+    ):
         assert math.isfinite(loss), f"the loss is {loss} at step {step}"
         log.append(round(loss, 4))
         if step % 20 == 0 or step == STEPS - 1:
             seconds = time.time() - start
-            print(f"{step:5d}  loss {np.mean(log[-20:]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  {seconds / 60:.1f} min", flush=True)
+            print(
+                f"{step:5d}  loss {np.mean(log[-20:]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  {seconds / 60:.1f} min",
+                flush=True,
+            )
     return log
 
 
@@ -98,7 +119,9 @@ def check(steps):
     """Compare the corpus and the first losses, computed in float32, with the kept log."""
     kept = json.loads((HERE / "log.json").read_text(encoding="utf-8"))
     digest, tokenizer, stream = prepare()
-    assert digest == kept["corpus"], f"the corpus changed: {digest} is not {kept['corpus']}; see tools/nano"
+    assert digest == kept["corpus"], (
+        f"the corpus changed: {digest} is not {kept['corpus']}; see tools/nano"
+    )
     log = train(new_model(tokenizer, SEED), stream, stop=steps, compile=False, dtype=torch.float32)
     for step, (loss, was) in enumerate(zip(log, kept["losses"])):
         assert abs(loss - was) < 0.02, f"step {step}: loss {loss:.4f}, kept {was:.4f}"
@@ -106,23 +129,52 @@ def check(steps):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--check", type=int, default=0, help="only compare the corpus and the first N losses with the kept log")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--check",
+        type=int,
+        default=0,
+        help="only compare the corpus and the first N losses with the kept log",
+    )
     args = p.parse_args()
     if args.check:
         return check(args.check)
     hashes, started = write_instructions(), time.time()
     digest, tokenizer, stream = prepare()
-    print(f"{len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s", flush=True)
+    print(
+        f"{len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s",
+        flush=True,
+    )
     model = new_model(tokenizer, SEED)
     log = train(model, stream)
     weights, minutes = save(model, tokenizer, ASSETS / "nano"), (time.time() - started) / 60
-    record = {"version": 1, "seed": SEED, "corpus": digest, "weights": weights, "instructions": hashes, "steps": STEPS, "batch": [BATCH, LENGTH],
-              "minutes": round(minutes, 1), "precision": str(PRECISION), "losses": log}
+    record = {
+        "version": 1,
+        "seed": SEED,
+        "corpus": digest,
+        "weights": weights,
+        "instructions": hashes,
+        "steps": STEPS,
+        "batch": [BATCH, LENGTH],
+        "minutes": round(minutes, 1),
+        "precision": str(PRECISION),
+        "losses": log,
+    }
     (HERE / "log.json").write_text(json.dumps(record), encoding="utf-8")
     draw(log, HERE / "loss.png")
-    card = CARD.format(parameters=sum(p.numel() for p in model.parameters()), tokens=STEPS * BATCH * LENGTH, steps=STEPS, seed=SEED,
-                       corpus=digest, weights=weights, loss=np.mean(log[-50:]), minutes=minutes, threads=torch.get_num_threads())
+    card = CARD.format(
+        parameters=sum(p.numel() for p in model.parameters()),
+        tokens=STEPS * BATCH * LENGTH,
+        steps=STEPS,
+        seed=SEED,
+        corpus=digest,
+        weights=weights,
+        loss=np.mean(log[-50:]),
+        minutes=minutes,
+        threads=torch.get_num_threads(),
+    )
     (ASSETS / "nano" / "README.md").write_text(card, encoding="utf-8")
     print(card)
 

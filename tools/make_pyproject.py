@@ -1,4 +1,5 @@
 """Write pyproject.toml and the package's version from settings.ini; `--check` only compares."""
+
 import configparser
 import json
 import re
@@ -53,7 +54,7 @@ extend-exclude = ["instruct_course/assets"]
 
 [tool.ruff.lint]
 select = ["E4", "E7", "E9", "F", "I", "B", "UP"]
-ignore = ["E402", "E741"]
+ignore = ["E402", "E741", "B008", "B905"]
 
 [tool.ruff.lint.per-file-ignores]
 "*.ipynb" = ["F811", "B018", "F401"]
@@ -73,17 +74,36 @@ def generate():
     s = dict(parser["DEFAULT"])
     name, target = (part.strip() for part in s["console_script"].split("=", 1))
     values = {k: json.dumps(v) for k, v in s.items()}
-    lists = {k: json.dumps(s[k].split(), indent=4).replace("\n]", ",\n]") for k in ("requirements", "eval_requirements", "serve_requirements", "dev_requirements")}
-    values |= lists | {"keywords": json.dumps(s["keywords"].split()), "python": json.dumps(">=" + s["min_python"]),
-                       "script_name": name, "script_target": json.dumps(target)}
+    lists = {
+        k: json.dumps(s[k].split(), indent=4).replace("\n]", ",\n]")
+        for k in ("requirements", "eval_requirements", "serve_requirements", "dev_requirements")
+    }
+    values |= lists | {
+        "keywords": json.dumps(s["keywords"].split()),
+        "python": json.dumps(">=" + s["min_python"]),
+        "script_name": name,
+        "script_target": json.dumps(target),
+    }
     init = ROOT / "instruct_course" / "__init__.py"
-    source = re.sub(r'(?m)^__version__ = .*$', f'__version__ = "{s["version"]}"', init.read_text(encoding="utf-8"))
+    source = re.sub(
+        r"(?m)^__version__ = .*$",
+        f'__version__ = "{s["version"]}"',
+        init.read_text(encoding="utf-8"),
+    )
     return {ROOT / "pyproject.toml": TEMPLATE.format(**values), init: source}
 
 
 if __name__ == "__main__":
-    stale = [p for p, text in generate().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    stale = [
+        p
+        for p, text in generate().items()
+        if not p.exists() or p.read_text(encoding="utf-8") != text
+    ]
     if "--check" in sys.argv:
-        sys.exit(f"out of step with settings.ini: {', '.join(p.name for p in stale)}; run python tools/make_pyproject.py" if stale else 0)
+        sys.exit(
+            f"out of step with settings.ini: {', '.join(p.name for p in stale)}; run python tools/make_pyproject.py"
+            if stale
+            else 0
+        )
     for path in stale:
         path.write_text(generate()[path], encoding="utf-8", newline="\n")

@@ -5,6 +5,7 @@ plots; CI makes two small ones again. `development` marks the rows that were loo
 any of them was run. On a processor without 16-bit products most rows leave the products out (`"products": false`), which takes the same memory: rows with
 float32 and products are there for comparison.
 """
+
 import argparse
 import json
 import os
@@ -16,43 +17,118 @@ RESULTS = Path(__file__).parents[1] / "instruct_course" / "assets" / "rehearsals
 
 
 def _shape(kind, vocab, hidden, intermediate, layers, heads, kv_heads, tied=True, **more):
-    return {"model_type": kind, "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "tie_word_embeddings": tied, **more}
+    return {
+        "model_type": kind,
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "tie_word_embeddings": tied,
+        **more,
+    }
 
 
-SHAPES = {"SmolLM2-135M": _shape("llama", 49152, 576, 1536, 30, 9, 3), "SmolLM2-360M": _shape("llama", 49152, 960, 2560, 32, 15, 5),
-          "Qwen2.5-0.5B": _shape("qwen2", 151936, 896, 4864, 24, 14, 2), "Qwen3-0.6B": _shape("qwen3", 151936, 1024, 3072, 28, 16, 8, head_dim=128),
-          "TinyLlama-1.1B": _shape("llama", 32000, 2048, 5632, 22, 32, 4, False), "Llama-3.2-1B": _shape("llama", 128256, 2048, 8192, 16, 32, 8, head_dim=64),
-          "Qwen2.5-1.5B": _shape("qwen2", 151936, 1536, 8960, 28, 12, 2), "SmolLM2-1.7B": _shape("llama", 49152, 2048, 8192, 24, 32, 32),
-          "Qwen3-1.7B": _shape("qwen3", 151936, 2048, 6144, 28, 16, 8, head_dim=128), "Qwen2.5-3B": _shape("qwen2", 151936, 2048, 11008, 36, 16, 2),
-          "Llama-3.2-3B": _shape("llama", 128256, 3072, 8192, 28, 24, 8, head_dim=128)}
+SHAPES = {
+    "SmolLM2-135M": _shape("llama", 49152, 576, 1536, 30, 9, 3),
+    "SmolLM2-360M": _shape("llama", 49152, 960, 2560, 32, 15, 5),
+    "Qwen2.5-0.5B": _shape("qwen2", 151936, 896, 4864, 24, 14, 2),
+    "Qwen3-0.6B": _shape("qwen3", 151936, 1024, 3072, 28, 16, 8, head_dim=128),
+    "TinyLlama-1.1B": _shape("llama", 32000, 2048, 5632, 22, 32, 4, False),
+    "Llama-3.2-1B": _shape("llama", 128256, 2048, 8192, 16, 32, 8, head_dim=64),
+    "Qwen2.5-1.5B": _shape("qwen2", 151936, 1536, 8960, 28, 12, 2),
+    "SmolLM2-1.7B": _shape("llama", 49152, 2048, 8192, 24, 32, 32),
+    "Qwen3-1.7B": _shape("qwen3", 151936, 2048, 6144, 28, 16, 8, head_dim=128),
+    "Qwen2.5-3B": _shape("qwen2", 151936, 2048, 11008, 36, 16, 2),
+    "Llama-3.2-3B": _shape("llama", 128256, 3072, 8192, 28, 24, 8, head_dim=128),
+}
 
 
-def _row(name, length, rows, *, rank=16, gradient_checkpointing=False, micro_batches=1, dtype="bfloat16", products=False, development=False):
-    return {"name": name, "products": products, "development": development,
-            "setting": {"max_length": length, "batch_tokens": length * rows, "lora_r": rank, "micro_batches": micro_batches, "gradient_checkpointing": gradient_checkpointing, "dtype": dtype, "device": "cpu"}}
+def _row(
+    name,
+    length,
+    rows,
+    *,
+    rank=16,
+    gradient_checkpointing=False,
+    micro_batches=1,
+    dtype="bfloat16",
+    products=False,
+    development=False,
+):
+    return {
+        "name": name,
+        "products": products,
+        "development": development,
+        "setting": {
+            "max_length": length,
+            "batch_tokens": length * rows,
+            "lora_r": rank,
+            "micro_batches": micro_batches,
+            "gradient_checkpointing": gradient_checkpointing,
+            "dtype": dtype,
+            "device": "cpu",
+        },
+    }
 
 
 GRID = [
-    _row("SmolLM2-135M", 512, 4, development=True), _row("SmolLM2-135M", 2048, 1, development=True), _row("SmolLM2-135M", 512, 3, rank=64, development=True), _row("7b", 512, 1, gradient_checkpointing=True, development=True),
-    _row("SmolLM2-360M", 512, 2), _row("SmolLM2-360M", 256, 4, rank=8), _row("Qwen2.5-0.5B", 512, 2), _row("Qwen2.5-0.5B", 512, 6, gradient_checkpointing=True), _row("Qwen2.5-0.5B", 1024, 1, rank=32),
-    _row("Qwen3-0.6B", 256, 3, development=True), _row("TinyLlama-1.1B", 256, 2), _row("TinyLlama-1.1B", 512, 2, rank=64, gradient_checkpointing=True), _row("TinyLlama-1.1B", 128, 8, micro_batches=2),
-    _row("Llama-3.2-1B", 256, 2, gradient_checkpointing=True), _row("Llama-3.2-1B", 256, 1), _row("Llama-3.2-1B", 512, 4, rank=8, gradient_checkpointing=True, micro_batches=4),
-    _row("Qwen2.5-1.5B", 256, 1), _row("Qwen2.5-1.5B", 512, 1, rank=32, gradient_checkpointing=True), _row("SmolLM2-1.7B", 256, 1), _row("SmolLM2-1.7B", 1024, 1, gradient_checkpointing=True),
-    _row("Qwen3-1.7B", 256, 2, gradient_checkpointing=True), _row("Qwen2.5-3B", 128, 2, gradient_checkpointing=True), _row("Qwen2.5-3B", 128, 1), _row("Llama-3.2-3B", 256, 1, rank=64, gradient_checkpointing=True), _row("Llama-3.2-3B", 128, 1),
-    _row("7b", 256, 2, rank=64, gradient_checkpointing=True), _row("llama-3-8b", 256, 1, gradient_checkpointing=True), _row("mistral-7b", 128, 1),
-    _row("SmolLM2-135M", 512, 2, dtype="float32", products=True), _row("SmolLM2-135M", 512, 2, dtype="float32"), _row("Llama-3.2-1B", 128, 1, dtype="float32", gradient_checkpointing=True, products=True)]
+    _row("SmolLM2-135M", 512, 4, development=True),
+    _row("SmolLM2-135M", 2048, 1, development=True),
+    _row("SmolLM2-135M", 512, 3, rank=64, development=True),
+    _row("7b", 512, 1, gradient_checkpointing=True, development=True),
+    _row("SmolLM2-360M", 512, 2),
+    _row("SmolLM2-360M", 256, 4, rank=8),
+    _row("Qwen2.5-0.5B", 512, 2),
+    _row("Qwen2.5-0.5B", 512, 6, gradient_checkpointing=True),
+    _row("Qwen2.5-0.5B", 1024, 1, rank=32),
+    _row("Qwen3-0.6B", 256, 3, development=True),
+    _row("TinyLlama-1.1B", 256, 2),
+    _row("TinyLlama-1.1B", 512, 2, rank=64, gradient_checkpointing=True),
+    _row("TinyLlama-1.1B", 128, 8, micro_batches=2),
+    _row("Llama-3.2-1B", 256, 2, gradient_checkpointing=True),
+    _row("Llama-3.2-1B", 256, 1),
+    _row("Llama-3.2-1B", 512, 4, rank=8, gradient_checkpointing=True, micro_batches=4),
+    _row("Qwen2.5-1.5B", 256, 1),
+    _row("Qwen2.5-1.5B", 512, 1, rank=32, gradient_checkpointing=True),
+    _row("SmolLM2-1.7B", 256, 1),
+    _row("SmolLM2-1.7B", 1024, 1, gradient_checkpointing=True),
+    _row("Qwen3-1.7B", 256, 2, gradient_checkpointing=True),
+    _row("Qwen2.5-3B", 128, 2, gradient_checkpointing=True),
+    _row("Qwen2.5-3B", 128, 1),
+    _row("Llama-3.2-3B", 256, 1, rank=64, gradient_checkpointing=True),
+    _row("Llama-3.2-3B", 128, 1),
+    _row("7b", 256, 2, rank=64, gradient_checkpointing=True),
+    _row("llama-3-8b", 256, 1, gradient_checkpointing=True),
+    _row("mistral-7b", 128, 1),
+    _row("SmolLM2-135M", 512, 2, dtype="float32", products=True),
+    _row("SmolLM2-135M", 512, 2, dtype="float32"),
+    _row("Llama-3.2-1B", 128, 1, dtype="float32", gradient_checkpointing=True, products=True),
+]
 
 
 def one(row: dict) -> dict:
     """The rehearsal of a row of `GRID`, in this process."""
-    from instruct_course.plan import memory as planner, rehearse
-    made = rehearse.rehearse(row["name"], planner.Setting(**row["setting"]), products=row["products"], values=SHAPES.get(row["name"]), say=lambda text: None)
+    from instruct_course.plan import memory as planner
+    from instruct_course.plan import rehearse
+
+    made = rehearse.rehearse(
+        row["name"],
+        planner.Setting(**row["setting"]),
+        products=row["products"],
+        values=SHAPES.get(row["name"]),
+        say=lambda text: None,
+    )
     return {"development": row["development"], **made}
 
 
 def read() -> dict:
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"version": 1, "rows": []}
+    return (
+        json.loads(RESULTS.read_text(encoding="utf-8"))
+        if RESULTS.exists()
+        else {"version": 1, "rows": []}
+    )
 
 
 def main():
@@ -68,15 +144,31 @@ def main():
     for i in o.only or range(len(GRID)):
         if i in done:
             continue
-        result = subprocess.run([sys.executable, "-m", "tools.rehearsals", "--one", str(i)], capture_output=True, text=True, encoding="utf-8")
+        result = subprocess.run(
+            [sys.executable, "-m", "tools.rehearsals", "--one", str(i)],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
         if result.returncode:
             sys.exit(f"row {i}: {result.stderr[-2000:]}")
         made = json.loads(result.stdout.splitlines()[-1])
-        print(f"{i:2} {GRID[i]['name']:14} {made['measured']['bytes'] / 1e9:6.2f} GB measured, {made['planned']['bytes'] / 1e9:6.2f} planned, {100 * made['measured_over_planned'] - 100:+5.1f} %", flush=True)
+        print(
+            f"{i:2} {GRID[i]['name']:14} {made['measured']['bytes'] / 1e9:6.2f} GB measured, {made['planned']['bytes'] / 1e9:6.2f} planned, {100 * made['measured_over_planned'] - 100:+5.1f} %",
+            flush=True,
+        )
         table = read()
-        table["rows"] = sorted([r for r in table["rows"] if r["row"] != i] + [{"row": i, **made}], key=lambda r: r["row"])
+        table["rows"] = sorted(
+            [r for r in table["rows"] if r["row"] != i] + [{"row": i, **made}],
+            key=lambda r: r["row"],
+        )
         scratch = RESULTS.with_suffix(".partial")
-        scratch.write_text('{"version": 1, "rows": [\n' + ",\n".join(json.dumps(r) for r in table["rows"]) + "\n]}\n", encoding="utf-8")
+        scratch.write_text(
+            '{"version": 1, "rows": [\n'
+            + ",\n".join(json.dumps(r) for r in table["rows"])
+            + "\n]}\n",
+            encoding="utf-8",
+        )
         os.replace(scratch, RESULTS)
 
 

@@ -5,6 +5,7 @@ one row, and `NAME_grid`, the list of settings. The rows go to instruct_course/a
 CI makes one row of each again (tests/test_studies.py). Rows are made on one thread: sums in another order would send a training along another
 path, and the results should not depend on how many cores there are.
 """
+
 import ast
 import hashlib
 import json
@@ -27,7 +28,11 @@ def find() -> dict[str, str]:
     for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             if "study" in cell.metadata.get("tags", []):
-                (name,) = [n.name for n in ast.parse(cell.source).body if isinstance(n, ast.FunctionDef) and n.name.startswith("study_")]
+                (name,) = [
+                    n.name
+                    for n in ast.parse(cell.source).body
+                    if isinstance(n, ast.FunctionDef) and n.name.startswith("study_")
+                ]
                 out[name.removeprefix("study_")] = cell.source
     return out
 
@@ -40,6 +45,7 @@ def digest(source: str) -> str:
 def define(name: str, source: str):
     """(the function that makes a row, on one thread; its settings)."""
     import torch
+
     space = {"__name__": f"study_{name}"}
     exec(compile(source, f"study {name}", "exec"), space)
 
@@ -50,6 +56,7 @@ def define(name: str, source: str):
             return space[f"study_{name}"](**setting)
         finally:
             torch.set_num_threads(threads)
+
     return one, space[f"{name}_grid"]
 
 
@@ -60,12 +67,25 @@ def make(name: str, source: str):
     for i, setting in enumerate(grid):
         started = time.perf_counter()
         result = one(**setting)
-        rows.append({"setting": setting, "result": result, "seconds": round(time.perf_counter() - started, 1)})
+        rows.append(
+            {
+                "setting": setting,
+                "result": result,
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+        )
         print(f"{name} {i + 1}/{len(grid)} {json.dumps(rows[-1], ensure_ascii=False)}", flush=True)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     text = ",\n".join("  " + json.dumps(r, ensure_ascii=False) for r in rows)
-    head = json.dumps({"version": 1, "study": name, "code": digest(source), "versions": {p: version(p).split("+")[0] for p in PACKAGES}})
+    head = json.dumps(
+        {
+            "version": 1,
+            "study": name,
+            "code": digest(source),
+            "versions": {p: version(p).split("+")[0] for p in PACKAGES},
+        }
+    )
     scratch = path.with_suffix(".partial")
     scratch.write_text(f'{head[:-1]}, "rows": [\n{text}\n]}}\n', encoding="utf-8")
     os.replace(scratch, path)

@@ -1,4 +1,5 @@
 """What can go wrong, by whose fault."""
+
 __all__ = ["InputError"]
 
 

@@ -1,4 +1,5 @@
 """Files that appear whole or not at all, hashes, and where the package keeps its own."""
+
 import hashlib
 import json
 import shutil
@@ -48,7 +49,9 @@ def whole(out: Path) -> Iterator[Path]:
             out.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
         except OSError as error:
-            raise InputError(f"--out {out}: it cannot be written there ({error.strerror}); name another place") from None
+            raise InputError(
+                f"--out {out}: it cannot be written there ({error.strerror}); name another place"
+            ) from None
         yield scratch
         scratch.chmod(0o755)
         scratch.rename(out)
@@ -56,6 +59,6 @@ def whole(out: Path) -> Iterator[Path]:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
         for empty in missing:
-            with suppress(OSError):              # it was never made, or somebody else uses it by now
+            with suppress(OSError):  # it was never made, or somebody else uses it by now
                 empty.rmdir()
         raise

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_course.data import formats, dataset
-from instruct_course.common.plots import chinese_plots
-from instruct_course.data.example import Example
 from instruct_course.common.errors import InputError
+from instruct_course.common.plots import chinese_plots
+from instruct_course.data import dataset, formats
+from instruct_course.data.example import Example
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FILLED = TEXT.filter(str.strip)
@@ -25,18 +25,30 @@ def write(path, rows):
     elif path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
+
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         with path.open("w", encoding="utf-8-sig", newline="") as f:
-            writer = csv.DictWriter(f, list(rows[0]), delimiter="," if path.suffix == ".csv" else "\t")
+            writer = csv.DictWriter(
+                f, list(rows[0]), delimiter="," if path.suffix == ".csv" else "\t"
+            )
             writer.writeheader()
             writer.writerows(rows)
     return path
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=st.lists(st.recursive(st.none() | st.booleans() | st.integers() | TEXT, lambda x: st.lists(x, max_size=3) | st.dictionaries(TEXT, x, max_size=3)), max_size=6),
-       block=st.integers(1, 9), indent=st.sampled_from([None, 1]))
+@given(
+    rows=st.lists(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | TEXT,
+            lambda x: st.lists(x, max_size=3) | st.dictionaries(TEXT, x, max_size=3),
+        ),
+        max_size=6,
+    ),
+    block=st.integers(1, 9),
+    indent=st.sampled_from([None, 1]),
+)
 def test_a_json_list_is_read_in_blocks_as_json_reads_it(rows, block, indent):
     text = json.dumps(rows, ensure_ascii=False, indent=indent)
     assert list(formats._json_list(io.StringIO(text), block=block)) == rows
@@ -45,20 +57,35 @@ def test_a_json_list_is_read_in_blocks_as_json_reads_it(rows, block, indent):
 @settings(max_examples=60, deadline=None)
 @given(cut=st.integers(1, 40), block=st.integers(1, 9))
 def test_a_truncated_json_list_is_refused(cut, block):
-    text = json.dumps([{"a": 1.5, "b": "猫 \" ]"}, {"a": [1, 2]}], ensure_ascii=False)
+    text = json.dumps([{"a": 1.5, "b": '猫 " ]'}, {"a": [1, 2]}], ensure_ascii=False)
     with pytest.raises(ValueError):
-        list(formats._json_list(io.StringIO(text[:len(text) - min(cut, len(text) - 1)]), block=block))
+        list(
+            formats._json_list(
+                io.StringIO(text[: len(text) - min(cut, len(text) - 1)]), block=block
+            )
+        )
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_all_formats_give_the_same_rows(tmp_path, suffix):
-    rows = [{"instruction": "翻译", "input": "a,\"b\"\tc", "output": "é\n🙂"}, {"instruction": "Count.", "input": "", "output": "2"}]
+    rows = [
+        {"instruction": "翻译", "input": 'a,"b"\tc', "output": "é\n🙂"},
+        {"instruction": "Count.", "input": "", "output": "2"},
+    ]
     got = dataset.load(write(tmp_path / f"x{suffix}", rows))
     assert [dataset.example(r) for r in got] == [Example(**r) for r in rows]
     assert got["row"][:] == [1, 2]
 
 
-@pytest.mark.parametrize("names", [("instruction", "input", "output"), ("指令", "输入", "输出"), ("prompt", "input", "completion"), ("question", "input", "answer")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("instruction", "input", "output"),
+        ("指令", "输入", "输出"),
+        ("prompt", "input", "completion"),
+        ("question", "input", "answer"),
+    ],
+)
 def test_all_names_of_fields(tmp_path, names):
     path = write(tmp_path / "x.jsonl", [dict(zip(names, ("c", "x", "y")))])
     assert dataset.example(dataset.load(path)[0]) == Example("c", "x", "y")
@@ -66,13 +93,26 @@ def test_all_names_of_fields(tmp_path, names):
 
 def test_messages_keep_context_and_system(tmp_path):
     turns = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "y")]
-    path = write(tmp_path / "x.jsonl", [{"messages": [{"role": r, "content": t} for r, t in turns]}])
-    assert dataset.example(dataset.load(path)[0]) == Example("c", "", "y", system="s", context=(("user", "a"), ("assistant", "b")))
+    path = write(
+        tmp_path / "x.jsonl", [{"messages": [{"role": r, "content": t} for r, t in turns]}]
+    )
+    assert dataset.example(dataset.load(path)[0]) == Example(
+        "c", "", "y", system="s", context=(("user", "a"), ("assistant", "b"))
+    )
 
 
-BAD = [({"instruction": "a"}, "'output' is missing"), ({"instruction": "a", "output": ""}, "'output' is empty"), ({"instruction": "a", "output": 3}, "'output' is a number"),
-       ({"instruction": "a", "output": None}, "'output' is null"), ({"instruction": " ", "output": "b"}, "'instruction' is empty"), (7, "not an object"), (None, "null"),
-       ({"messages": [{"role": "user", "content": "a"}]}, "does not end with"), ({"messages": "hi"}, "not a list of turns"), ({"instruction": "a", "output": "x" * 1_000_001}, "characters")]
+BAD = [
+    ({"instruction": "a"}, "'output' is missing"),
+    ({"instruction": "a", "output": ""}, "'output' is empty"),
+    ({"instruction": "a", "output": 3}, "'output' is a number"),
+    ({"instruction": "a", "output": None}, "'output' is null"),
+    ({"instruction": " ", "output": "b"}, "'instruction' is empty"),
+    (7, "not an object"),
+    (None, "null"),
+    ({"messages": [{"role": "user", "content": "a"}]}, "does not end with"),
+    ({"messages": "hi"}, "not a list of turns"),
+    ({"instruction": "a", "output": "x" * 1_000_001}, "characters"),
+]
 
 
 @pytest.mark.parametrize("bad,says", BAD)
@@ -86,7 +126,9 @@ def test_a_bad_row_is_named_counted_and_can_be_skipped(tmp_path, bad, says):
     assert says in said and "rows.jsonl, row 2" in said and "2 of 4" in said and "\n" not in said
     rejects = tmp_path / "rejects.jsonl"
     assert dataset.load(path, skip_bad=True, rejects=rejects)["row"][:] == [1, 3]
-    assert [json.loads(line)["row"] for line in rejects.read_text(encoding="utf-8").splitlines()] == [2, 4]
+    assert [
+        json.loads(line)["row"] for line in rejects.read_text(encoding="utf-8").splitlines()
+    ] == [2, 4]
 
 
 def test_a_line_that_is_not_json_names_its_line(tmp_path):
@@ -96,10 +138,21 @@ def test_a_line_that_is_not_json_names_its_line(tmp_path):
         dataset.load(path)
 
 
-@pytest.mark.parametrize("name,content,says", [("x.json", b"[{\"instruction\": \"a\"", "cut off"), ("x.json", b"", "empty"), ("x.json", b"{}", "start with"), ("x.csv", b"", "no usable row"),
-                                               ("x.jsonl", "{\"prompt\": \"café\", \"completion\": \"b\"}".encode("latin-1"), "not UTF-8"), ("x.parquet", b"junk", "Parquet"),
-                                               ("x.txt", b"a", "not read"), ("x.json", b"[] []", "after the closing"), ("x.csv", b"instruction,output\na,b,c\n", "more fields"),
-                                               ("x.json", b"[]", "no usable row")])
+@pytest.mark.parametrize(
+    "name,content,says",
+    [
+        ("x.json", b'[{"instruction": "a"', "cut off"),
+        ("x.json", b"", "empty"),
+        ("x.json", b"{}", "start with"),
+        ("x.csv", b"", "no usable row"),
+        ("x.jsonl", '{"prompt": "café", "completion": "b"}'.encode("latin-1"), "not UTF-8"),
+        ("x.parquet", b"junk", "Parquet"),
+        ("x.txt", b"a", "not read"),
+        ("x.json", b"[] []", "after the closing"),
+        ("x.csv", b"instruction,output\na,b,c\n", "more fields"),
+        ("x.json", b"[]", "no usable row"),
+    ],
+)
 def test_a_bad_file_is_one_sentence(tmp_path, name, content, says):
     path = tmp_path / name
     path.write_bytes(content)
@@ -117,6 +170,7 @@ def test_folders_and_missing_files(tmp_path):
 
 def test_nothing_stays_behind(tmp_path, monkeypatch):
     import tempfile
+
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     path = write(tmp_path / "x.jsonl", [{"prompt": "a", "completion": 1}])
@@ -126,26 +180,44 @@ def test_nothing_stays_behind(tmp_path, monkeypatch):
     rows = dataset.load(write(tmp_path / "y.jsonl", [{"prompt": "a", "completion": "b"}]))
     del rows
     import gc
+
     gc.collect()
     assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_many_rows_stay_out_of_memory(tmp_path):
     import tracemalloc
+
     path = tmp_path / "big.json"
     with path.open("w", encoding="utf-8") as f:
-        f.write("[" + ",\n".join(json.dumps({"instruction": f"question {i}", "output": "x" * 200}) for i in range(40_000)) + "]")
+        f.write(
+            "["
+            + ",\n".join(
+                json.dumps({"instruction": f"question {i}", "output": "x" * 200})
+                for i in range(40_000)
+            )
+            + "]"
+        )
     tracemalloc.start()
     rows = dataset.load(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(rows) == 40_000 and peak < path.stat().st_size / 1.5, f"{peak / 1e6:.0f} MB for a file of {path.stat().st_size / 1e6:.0f} MB"
+    assert len(rows) == 40_000 and peak < path.stat().st_size / 1.5, (
+        f"{peak / 1e6:.0f} MB for a file of {path.stat().st_size / 1e6:.0f} MB"
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(questions=st.lists(st.sampled_from("abcdefgh"), min_size=4, max_size=25), seed=st.integers(0, 3), kind=st.sampled_from(["0.3", "last:0.3"]))
+@given(
+    questions=st.lists(st.sampled_from("abcdefgh"), min_size=4, max_size=25),
+    seed=st.integers(0, 3),
+    kind=st.sampled_from(["0.3", "last:0.3"]),
+)
 def test_a_split_never_leaks(tmp_path_factory, questions, seed, kind):
-    path = write(tmp_path_factory.mktemp("s") / "x.jsonl", [{"instruction": q, "output": str(i)} for i, q in enumerate(questions)])
+    path = write(
+        tmp_path_factory.mktemp("s") / "x.jsonl",
+        [{"instruction": q, "output": str(i)} for i, q in enumerate(questions)],
+    )
     rows = dataset.load(path)
     try:
         train, held = dataset.split(rows, kind, seed=seed)
@@ -159,19 +231,25 @@ def test_a_split_never_leaks(tmp_path_factory, questions, seed, kind):
 
 @pytest.mark.parametrize("holdout", ["2", "0", "half", "last:x", "nowhere.json"])
 def test_a_bad_holdout_is_named(tmp_path, holdout):
-    rows = dataset.load(write(tmp_path / "x.jsonl", [{"instruction": q, "output": "y"} for q in "abcd"]))
+    rows = dataset.load(
+        write(tmp_path / "x.jsonl", [{"instruction": q, "output": "y"} for q in "abcd"])
+    )
     with pytest.raises(InputError, match="holdout|nowhere"):
         dataset.split(rows, holdout)
 
 
 def test_fingerprint_is_of_content_and_order(tmp_path):
     a, b = {"instruction": "a", "output": "1"}, {"instruction": "b", "output": "2"}
-    prints = [dataset.fingerprint(dataset.load(write(tmp_path / n, r))) for n, r in (("1.csv", [a, b]), ("2.jsonl", [a, b]), ("3.jsonl", [b, a]))]
+    prints = [
+        dataset.fingerprint(dataset.load(write(tmp_path / n, r)))
+        for n, r in (("1.csv", [a, b]), ("2.jsonl", [a, b]), ("3.jsonl", [b, a]))
+    ]
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_chinese_plots_have_the_characters():
     from matplotlib import font_manager, rcParams
+
     chinese_plots()
     font = font_manager.get_font(font_manager.findfont(rcParams["font.family"][1]))
     assert all(font.get_char_index(ord(c)) for c in "指令输入输出模型训练，。")

@@ -3,42 +3,97 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from instruct_course.data import template as template_
-from instruct_course.common.text import HAN
-from instruct_course.common.files import ASSETS
-from instruct_course.data.example import Example
 from instruct_course.common.errors import InputError
+from instruct_course.common.files import ASSETS
+from instruct_course.common.text import HAN
+from instruct_course.data import template as template_
+from instruct_course.data.example import Example
 
-CORPUS = ["the cat sat on the mat and said hello", "Instruction: Input: Output: Response", "指令 输入 输出 你好 世界", "### Below is an instruction . , ' \" < > [ ] / | _ : é"] * 30
-CHATML = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CORPUS = [
+    "the cat sat on the mat and said hello",
+    "Instruction: Input: Output: Response",
+    "指令 输入 输出 你好 世界",
+    "### Below is an instruction . , ' \" < > [ ] / | _ : é",
+] * 30
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
 def byte_level():
     tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tok.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=600, special_tokens=["<|end|>", "<|im_start|>", "<|im_end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<|end|>", pad_token="<|end|>", additional_special_tokens=["<|im_start|>", "<|im_end|>"])
-    fast.add_tokens(["<think>"])           # an added token that is not special, as Qwen has it
+    tok.pre_tokenizer, tok.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    tok.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(
+            vocab_size=600,
+            special_tokens=["<|end|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tok,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    fast.add_tokens(["<think>"])  # an added token that is not special, as Qwen has it
     fast.chat_template = CHATML
     return fast
 
 
 def unigram():
     tok = Tokenizer(models.Unigram())
-    tok.normalizer, tok.pre_tokenizer, tok.decoder = normalizers.NFKC(), pre_tokenizers.Metaspace(prepend_scheme="always"), decoders.Metaspace()
-    tok.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=200, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
-    tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tok.token_to_id("<s>"))])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tok.normalizer, tok.pre_tokenizer, tok.decoder = (
+        normalizers.NFKC(),
+        pre_tokenizers.Metaspace(prepend_scheme="always"),
+        decoders.Metaspace(),
+    )
+    tok.train_from_iterator(
+        CORPUS,
+        trainers.UnigramTrainer(
+            vocab_size=200,
+            special_tokens=["<s>", "</s>", "<unk>"],
+            unk_token="<unk>",
+            show_progress=False,
+        ),
+    )
+    tok.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tok.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 def wordpiece():
     tok = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tok.pre_tokenizer, tok.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece()     # "[SEP]" stays one word: it is a piece
-    tok.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[SEP]", "[PAD]"], show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=tok, unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]")     # no end token at all
+    tok.pre_tokenizer, tok.decoder = (
+        pre_tokenizers.WhitespaceSplit(),
+        decoders.WordPiece(),
+    )  # "[SEP]" stays one word: it is a piece
+    tok.train_from_iterator(
+        CORPUS,
+        trainers.WordPieceTrainer(
+            vocab_size=300, special_tokens=["[UNK]", "[SEP]", "[PAD]"], show_progress=False
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok, unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]"
+    )  # no end token at all
 
 
 _made = {}
@@ -46,14 +101,44 @@ _made = {}
 
 def tokenizer(name, request=None):
     if name not in _made:
-        _made[name] = {"nano": lambda: AutoTokenizer.from_pretrained(ASSETS / "nano"), "byte-level": byte_level, "unigram": unigram, "wordpiece": wordpiece,
-                       "smollm2": lambda: AutoTokenizer.from_pretrained(request.getfixturevalue("smollm2_folder"))}[name]()
+        _made[name] = {
+            "nano": lambda: AutoTokenizer.from_pretrained(ASSETS / "nano"),
+            "byte-level": byte_level,
+            "unigram": unigram,
+            "wordpiece": wordpiece,
+            "smollm2": lambda: AutoTokenizer.from_pretrained(
+                request.getfixturevalue("smollm2_folder")
+            ),
+        }[name]()
     return _made[name]
 
 
 NAMES = ["nano", "smollm2", "byte-level", "unigram", "wordpiece"]
-MARKERS = ["<inst>", "<inp>", "<out>", "<eos>", "<pad>", "<|end|>", "<|im_end|>", "<|im_start|>user\n", "<think>", "<s>", "</s>", "<unk>", "[SEP]", "[PAD]", "Output: ", "### Response:\n", "\ue0000\ue001", "{input}"]
-PIECE = st.sampled_from(MARKERS) | st.sampled_from(["你好", "🙂👩‍👩‍👧", "\x00\x1b", "é", " ", "\n", "cat", "１"]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+MARKERS = [
+    "<inst>",
+    "<inp>",
+    "<out>",
+    "<eos>",
+    "<pad>",
+    "<|end|>",
+    "<|im_end|>",
+    "<|im_start|>user\n",
+    "<think>",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "[SEP]",
+    "[PAD]",
+    "Output: ",
+    "### Response:\n",
+    "\ue0000\ue001",
+    "{input}",
+]
+PIECE = (
+    st.sampled_from(MARKERS)
+    | st.sampled_from(["你好", "🙂👩‍👩‍👧", "\x00\x1b", "é", " ", "\n", "cat", "１"])
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+)
 TEXT = st.lists(PIECE, max_size=6).map("".join)
 FILLED = TEXT.filter(str.strip)
 FORMS = ["article", "article-text", "alpaca"]
@@ -61,19 +146,32 @@ FORMS = ["article", "article-text", "alpaca"]
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(c=FILLED, x=TEXT, y=FILLED)
 def test_the_mask_cannot_be_fooled(request, name, form, c, x, y):
     tok, template = tokenizer(name, request), template_.named(form)
     template_.prepare(template, tok)
     e = template_.encode(template, tok, Example(c, x, y))
     lead = template_.pieces(template, tok, Example(c, x))[1]
-    response, prompt = template_.plain(tok, lead + y), template_.prompt(template, tok, Example(c, x))
-    assert [i for i in e.labels if i != template_.IGNORE_INDEX] == response + [tok.eos_token_id]      # exactly the response and the end
-    assert e.ids[:len(prompt)] == prompt and e.labels[:len(prompt)] == [template_.IGNORE_INDEX] * len(prompt)
+    response, prompt = (
+        template_.plain(tok, lead + y),
+        template_.prompt(template, tok, Example(c, x)),
+    )
+    assert [i for i in e.labels if i != template_.IGNORE_INDEX] == response + [
+        tok.eos_token_id
+    ]  # exactly the response and the end
+    assert e.ids[: len(prompt)] == prompt and e.labels[: len(prompt)] == [
+        template_.IGNORE_INDEX
+    ] * len(prompt)
     control = template_.control_tokens(tok)
-    quiet = template_.encode(template, tok, Example("中" if re.search(f"[{HAN}]", c) else "a", "b" if x else "", "c"))
-    assert [i for i in e.ids if i in control] == [i for i in quiet.ids if i in control]         # nothing was forged, nothing lost
+    quiet = template_.encode(
+        template, tok, Example("中" if re.search(f"[{HAN}]", c) else "a", "b" if x else "", "c")
+    )
+    assert [i for i in e.ids if i in control] == [
+        i for i in quiet.ids if i in control
+    ]  # nothing was forged, nothing lost
     assert not any(i in control for i in response)
     if tok.bos_token_id is not None and name == "unigram":
         assert e.ids[0] == tok.bos_token_id and e.ids.count(tok.bos_token_id) == 1
@@ -96,8 +194,10 @@ def test_chat_keeps_the_user_out_of_the_template(c, x, y, system, earlier):
     e = template_.encode(template, tok, ex, max_length=5000)
     end = tok.convert_tokens_to_ids("<|im_end|>")
     assert [i for i in e.labels if i != template_.IGNORE_INDEX] == template_.plain(tok, y) + [end]
-    assert template_.prompt(template, tok, ex) == e.ids[:len(template_.prompt(template, tok, ex))]
-    assert e.ids.count(tok.convert_tokens_to_ids("<|im_start|>")) == (5 if system else 4) and e.ids.count(end) == (4 + bool(system))
+    assert template_.prompt(template, tok, ex) == e.ids[: len(template_.prompt(template, tok, ex))]
+    assert e.ids.count(tok.convert_tokens_to_ids("<|im_start|>")) == (
+        5 if system else 4
+    ) and e.ids.count(end) == (4 + bool(system))
     assert template_.stop_ids(template, tok) == (end, tok.eos_token_id)
 
 
@@ -112,9 +212,14 @@ def test_chat_writes_what_the_library_writes():
 def test_smollm2_chat(smollm2_folder):
     tok = AutoTokenizer.from_pretrained(smollm2_folder)
     template = template_.named("chat", tok)
-    library = tok.apply_chat_template([{"role": "user", "content": "Hello there"}], add_generation_prompt=True, return_dict=True)["input_ids"]
+    library = tok.apply_chat_template(
+        [{"role": "user", "content": "Hello there"}], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
     assert template_.prompt(template, tok, Example("Hello there")) == list(library)
-    assert tok.decode(template_.encode(template, tok, Example("Hi", output="Hello")).ids[-1:]) == "<|im_end|>"
+    assert (
+        tok.decode(template_.encode(template, tok, Example("Hi", output="Hello")).ids[-1:])
+        == "<|im_end|>"
+    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -126,7 +231,9 @@ def test_too_long_a_row_loses_input_only(x, y, room):
     if not fits:
         with pytest.raises(InputError, match="max-length"):
             template_.encode(template, tok, Example("Do it.", x, y), max_length=room)
-        cut = template_.encode(template, tok, Example("Do it.", x, y), max_length=room, truncate_response=True)
+        cut = template_.encode(
+            template, tok, Example("Do it.", x, y), max_length=room, truncate_response=True
+        )
         assert len(cut.ids) <= room and cut.ids[-1] != tok.eos_token_id
         return
     e = template_.encode(template, tok, Example("Do it.", x, y), max_length=room)
@@ -137,7 +244,10 @@ def test_too_long_a_row_loses_input_only(x, y, room):
 
 def test_a_template_without_room_for_turns_refuses():
     tok = tokenizer("nano")
-    for ex in (Example("a", output="b", system="s"), Example("a", output="b", context=(("user", "x"),))):
+    for ex in (
+        Example("a", output="b", system="s"),
+        Example("a", output="b", context=(("user", "x"),)),
+    ):
         with pytest.raises(InputError, match="--template chat"):
             template_.encode(template_.named("article"), tok, ex)
 
@@ -147,7 +257,10 @@ def test_names_and_files(tmp_path):
         template_.named("vicuna")
     with pytest.raises(InputError, match="no chat template"):
         template_.named("chat", tokenizer("nano"))
-    for template in (*template_.TEMPLATES.values(), template_.named("chat", tokenizer("byte-level"))):
+    for template in (
+        *template_.TEMPLATES.values(),
+        template_.named("chat", tokenizer("byte-level")),
+    ):
         template_.save(template, tmp_path / "t.json")
         assert template_.read(tmp_path / "t.json") == template
     (tmp_path / "bad.json").write_text("[]", encoding="utf-8")
@@ -159,13 +272,20 @@ def test_prepare_adds_and_names_rows():
     tok = wordpiece()
     before = len(tok)
     ids = template_.prepare(template_.named("article"), tok)
-    assert len(tok) == before + 4 and ids == list(range(before, before + 4)) and tok.eos_token_id in ids
-    assert template_.prepare(template_.named("article"), tok) == ids[:3]            # a second time nothing is new but the markers are still ours to train
+    assert (
+        len(tok) == before + 4
+        and ids == list(range(before, before + 4))
+        and tok.eos_token_id in ids
+    )
+    assert (
+        template_.prepare(template_.named("article"), tok) == ids[:3]
+    )  # a second time nothing is new but the markers are still ours to train
     assert template_.prepare(template_.named("alpaca"), tokenizer("nano")) == []
 
 
 def test_untrained_chat_tokens_are_found():
     import torch
+
     tok = tokenizer("byte-level")
     table = torch.randn(len(tok), 8, generator=torch.Generator().manual_seed(0)) + 3
     start = tok.convert_tokens_to_ids("<|im_start|>")
@@ -176,12 +296,18 @@ def test_untrained_chat_tokens_are_found():
 
 def test_padding_that_is_the_end_token_is_safe():
     from instruct_course.train.loop import collate
+
     tok = tokenizer("byte-level")
     assert template_.pad_id(tok) == tok.eos_token_id
-    rows = [template_.encode(template_.named("alpaca"), tok, Example("a", output=y)) for y in ("b", "a much longer answer")]
+    rows = [
+        template_.encode(template_.named("alpaca"), tok, Example("a", output=y))
+        for y in ("b", "a much longer answer")
+    ]
     batch = collate(rows, template_.pad_id(tok))
     for i, r in enumerate(rows):
-        assert [t for t in batch["labels"][i].tolist() if t != -100] == [t for t in r.labels if t != -100]
+        assert [t for t in batch["labels"][i].tolist() if t != -100] == [
+            t for t in r.labels if t != -100
+        ]
         assert batch["attention_mask"][i].sum() == len(r.ids)
 
 
@@ -190,5 +316,5 @@ def test_the_picture_shows_every_token():
     e = template_.encode(template_.named("article"), tok, Example("翻译", "cat $x$", "猫"))
     fig = template_.show(tok, e, title="t")
     assert len(fig.texts) == len(e.ids) + 1
-    green = [p for p in fig.artists if p.get_facecolor()[1] > p.get_facecolor()[0] + .1]
+    green = [p for p in fig.artists if p.get_facecolor()[1] > p.get_facecolor()[0] + 0.1]
     assert len(green) == sum(label != -100 for label in e.labels)

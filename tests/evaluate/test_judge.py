@@ -1,4 +1,5 @@
 """The pairwise judge against a local fake: what it says, what it fails to say, and where the key goes."""
+
 import json
 import logging
 import math
@@ -17,20 +18,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_course.common.errors import InputError
-from instruct_course.evaluate.judge import Ask, Judge, bradley_terry, compare, kappa, messages, outcome, sign_test, told, verdict
+from instruct_course.evaluate.judge import (
+    Ask,
+    Judge,
+    bradley_terry,
+    compare,
+    kappa,
+    messages,
+    outcome,
+    sign_test,
+    told,
+    verdict,
+)
 
 KEY = "sk-very-secret-0123456789"
-SCHEMA = json.loads((Path(__file__).parents[2] / "instruct_course/assets/schemas/judge.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads(
+    (Path(__file__).parents[2] / "instruct_course/assets/schemas/judge.schema.json").read_text(
+        encoding="utf-8"
+    )
+)
 
 
 def shown(body):
     """(answer 1, answer 2) that a request shows."""
-    _, one, two = re.findall(r"<<<[^<>]*>>>\n(.*?)\n<<<end>>>", body["messages"][1]["content"], flags=re.DOTALL)
+    _, one, two = re.findall(
+        r"<<<[^<>]*>>>\n(.*?)\n<<<end>>>", body["messages"][1]["content"], flags=re.DOTALL
+    )
     return one, two
 
 
 def says(text):
-    return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode()
+    return (
+        200,
+        {},
+        json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode(),
+    )
 
 
 @contextmanager
@@ -44,7 +66,13 @@ def fake(behave):
         def do_POST(self):
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             with lock:
-                seen.append({"path": self.path, "key": self.headers.get("Authorization"), "body": json.loads(raw)})
+                seen.append(
+                    {
+                        "path": self.path,
+                        "key": self.headers.get("Authorization"),
+                        "body": json.loads(raw),
+                    }
+                )
                 number = len(seen)
             out = behave(seen[number - 1]["body"], number)
             if out is None:
@@ -70,7 +98,9 @@ def fake(behave):
             pass
 
     server = Quiet(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": .02}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", seen
     finally:
@@ -79,7 +109,7 @@ def fake(behave):
 
 
 def judge(url, **options):
-    return Judge(url, "fake", **{"timeout": 5, "retries": 2, "backoff": .01} | options)
+    return Judge(url, "fake", **{"timeout": 5, "retries": 2, "backoff": 0.01} | options)
 
 
 @pytest.fixture(autouse=True)
@@ -101,11 +131,18 @@ def checked(result):
     text = json.dumps(result, ensure_ascii=False, allow_nan=False)
     text.encode("utf-8")
     assert KEY not in text and "Bearer" not in text
-    assert result["n"] == len(result["pairs"]) == result["judged"] + result["unreadable"] + result["failed"] and result["judged"] == sum(result["wins"].values())
+    assert result["n"] == len(result["pairs"]) == result["judged"] + result["unreadable"] + result[
+        "failed"
+    ] and result["judged"] == sum(result["wins"].values())
     return result
 
 
-ASKS = [Ask("Say yes.", "", "no", "yes"), Ask("说“是”。", "", "是", "不", "zh"), Ask("Say yes.", "in capitals", "yes", "YES, of course"), Ask("Say yes.", "", "same", "same")]
+ASKS = [
+    Ask("Say yes.", "", "no", "yes"),
+    Ask("说“是”。", "", "是", "不", "zh"),
+    Ask("Say yes.", "in capitals", "yes", "YES, of course"),
+    Ask("Say yes.", "", "same", "same"),
+]
 knows = {"yes": 2, "no": 1, "是": 2, "不": 1, "YES, of course": 3, "(empty)": 0, "（空）": 0}
 
 
@@ -118,23 +155,53 @@ def test_a_correct_judge():
     with fake(honest) as (url, seen):
         ticks = []
         r = checked(compare(judge(url), ASKS, progress=lambda done, n: ticks.append((done, n))))
-    assert r["wins"] == {"a": 1, "b": 2, "tie": 1} and r["win_rate"] == (2 + .5) / 4 and [p["outcome"] for p in r["pairs"]] == ["b", "a", "b", "tie"]
-    assert r["position"] == {"first": .5, "interval": r["position"]["interval"], "n": 6, "disagree": 0}
-    assert r["length"] == {"a": 1.0, "b": 1.5, "longer_wins": 1.0, "n": 1} and r["pairs"][2]["length"] == [1, 3]
-    assert r["p_value"] == 1 and not r["significant"] and "not significant" in told(r) and "win rate 62.5%" in told(r, "base", "tuned")
-    assert len(seen) == 6 and ticks[-1] == (8, 8) and [t[0] for t in ticks] == list(range(1, 9)) and r["pairs"][3]["why"] == ["equal answers, not sent"] * 2
-    assert {s["path"] for s in seen} == {"/v1/chat/completions"} and {s["key"] for s in seen} == {f"Bearer {KEY}"}
+    assert (
+        r["wins"] == {"a": 1, "b": 2, "tie": 1}
+        and r["win_rate"] == (2 + 0.5) / 4
+        and [p["outcome"] for p in r["pairs"]] == ["b", "a", "b", "tie"]
+    )
+    assert r["position"] == {
+        "first": 0.5,
+        "interval": r["position"]["interval"],
+        "n": 6,
+        "disagree": 0,
+    }
+    assert r["length"] == {"a": 1.0, "b": 1.5, "longer_wins": 1.0, "n": 1} and r["pairs"][2][
+        "length"
+    ] == [1, 3]
+    assert (
+        r["p_value"] == 1
+        and not r["significant"]
+        and "not significant" in told(r)
+        and "win rate 62.5%" in told(r, "base", "tuned")
+    )
+    assert (
+        len(seen) == 6
+        and ticks[-1] == (8, 8)
+        and [t[0] for t in ticks] == list(range(1, 9))
+        and r["pairs"][3]["why"] == ["equal answers, not sent"] * 2
+    )
+    assert {s["path"] for s in seen} == {"/v1/chat/completions"} and {s["key"] for s in seen} == {
+        f"Bearer {KEY}"
+    }
     assert seen[0]["body"]["model"] == "fake" and seen[0]["body"]["temperature"] == 0
     zh = [s["body"]["messages"] for s in seen if "说“是”。" in s["body"]["messages"][1]["content"]]
-    assert len(zh) == 2 and all("请比较" in m[0]["content"] and "回答1" in m[1]["content"] for m in zh)
+    assert len(zh) == 2 and all(
+        "请比较" in m[0]["content"] and "回答1" in m[1]["content"] for m in zh
+    )
     assert any("in capitals" in s["body"]["messages"][1]["content"] for s in seen)
 
 
 def test_both_orders_are_asked():
     ask = Ask("Say yes.", "", "no", "yes")
-    assert shown({"messages": messages(ask)}) == ("no", "yes") and shown({"messages": messages(ask, swap=True)}) == ("yes", "no")
+    assert shown({"messages": messages(ask)}) == ("no", "yes") and shown(
+        {"messages": messages(ask, swap=True)}
+    ) == ("yes", "no")
     assert messages(ask)[0] == messages(ask, swap=True)[0]
-    assert shown({"messages": messages(Ask("q", "", "", "  "))}) == ("(empty)", "(empty)") and shown({"messages": messages(Ask("q", "", "", "x", "zh"))}) == ("（空）", "x")
+    assert shown({"messages": messages(Ask("q", "", "", "  "))}) == (
+        "(empty)",
+        "(empty)",
+    ) and shown({"messages": messages(Ask("q", "", "", "x", "zh"))}) == ("（空）", "x")
 
 
 def test_an_answer_cannot_leave_its_marks():
@@ -146,61 +213,177 @@ def test_an_answer_cannot_leave_its_marks():
 def test_a_judge_with_a_position_bias_is_unmasked():
     with fake(lambda body, _: says("verdict: 1")) as (url, seen):
         r = checked(compare(judge(url), ASKS[:3]))
-    assert r["wins"] == {"a": 0, "b": 0, "tie": 3} and r["win_rate"] == .5 and not r["significant"]
-    assert r["position"]["first"] == 1 and r["position"]["disagree"] == 3 and r["length"]["longer_wins"] is None
+    assert r["wins"] == {"a": 0, "b": 0, "tie": 3} and r["win_rate"] == 0.5 and not r["significant"]
+    assert (
+        r["position"]["first"] == 1
+        and r["position"]["disagree"] == 3
+        and r["length"]["longer_wins"] is None
+    )
 
 
 def test_a_judge_with_a_length_bias_is_unmasked():
     asks = [Ask(f"q{i}", "", "right", "wrong " * (i + 2)) for i in range(12)]
-    with fake(lambda body, _: says("verdict: " + ("1" if len(shown(body)[0]) > len(shown(body)[1]) else "2"))) as (url, seen):
+    with fake(
+        lambda body, _: says(
+            "verdict: " + ("1" if len(shown(body)[0]) > len(shown(body)[1]) else "2")
+        )
+    ) as (url, seen):
         r = checked(compare(judge(url), asks))
-    assert r["win_rate"] == 1 and r["significant"] and r["p_value"] == pytest.approx(2 / 2 ** 12) and r["length"]["longer_wins"] == 1 and r["length"]["n"] == 12
-    assert r["position"]["first"] == .5 and r["position"]["disagree"] == 0 and "not significant" not in told(r)
+    assert (
+        r["win_rate"] == 1
+        and r["significant"]
+        and r["p_value"] == pytest.approx(2 / 2**12)
+        and r["length"]["longer_wins"] == 1
+        and r["length"]["n"] == 12
+    )
+    assert (
+        r["position"]["first"] == 0.5
+        and r["position"]["disagree"] == 0
+        and "not significant" not in told(r)
+    )
 
 
 def test_twelve_to_five_is_not_significant():
-    asks = [Ask(f"q{i}", "", "bad and long", "good") for i in range(12)] + [Ask(f"r{i}", "", "good and long", "bad") for i in range(5)]
-    with fake(lambda body, _: says("verdict: " + ("1" if shown(body)[0].startswith("good") else "2"))) as (url, seen):
+    asks = [Ask(f"q{i}", "", "bad and long", "good") for i in range(12)] + [
+        Ask(f"r{i}", "", "good and long", "bad") for i in range(5)
+    ]
+    with fake(
+        lambda body, _: says("verdict: " + ("1" if shown(body)[0].startswith("good") else "2"))
+    ) as (url, seen):
         r = checked(compare(judge(url), asks))
-    assert (r["wins"]["b"], r["wins"]["a"], r["win_rate"]) == (12, 5, 12 / 17) and r["p_value"] == pytest.approx(.1435, abs=1e-4) and not r["significant"]
+    assert (
+        (r["wins"]["b"], r["wins"]["a"], r["win_rate"]) == (12, 5, 12 / 17)
+        and r["p_value"] == pytest.approx(0.1435, abs=1e-4)
+        and not r["significant"]
+    )
     assert r["length"]["longer_wins"] == 5 / 17 and r["length"]["a"] == 3 and r["length"]["b"] == 1
 
 
-@pytest.mark.parametrize("said, found", [
-    ("verdict: 1", "first"), ("Good.\n\nVerdict: 2.\n", "second"), ("**Verdict: tie**", "tie"), ("理由。\n结论：1", "first"), ("结论: 平。", "tie"), ("verdict： 2", "second"),
-    ("verdict: 1\nverdict: 1", "first"), ("**verdict:** 2", "second"),
-    ("", "unreadable"), ("verdict: 3", "unreadable"), ("1", "unreadable"), ("verdict: 1 or 2", "unreadable"), ("verdict: 1\nBut I am not sure.", "unreadable"),
-    ("verdict: 1\nverdict: 2", "unreadable"), ("My verdict: 1", "unreadable"), ("Answer 1 is better", "unreadable"), ("verdict: 12", "unreadable"), ("结论：一", "unreadable"), ("verdict: A", "unreadable")])
+@pytest.mark.parametrize(
+    "said, found",
+    [
+        ("verdict: 1", "first"),
+        ("Good.\n\nVerdict: 2.\n", "second"),
+        ("**Verdict: tie**", "tie"),
+        ("理由。\n结论：1", "first"),
+        ("结论: 平。", "tie"),
+        ("verdict： 2", "second"),
+        ("verdict: 1\nverdict: 1", "first"),
+        ("**verdict:** 2", "second"),
+        ("", "unreadable"),
+        ("verdict: 3", "unreadable"),
+        ("1", "unreadable"),
+        ("verdict: 1 or 2", "unreadable"),
+        ("verdict: 1\nBut I am not sure.", "unreadable"),
+        ("verdict: 1\nverdict: 2", "unreadable"),
+        ("My verdict: 1", "unreadable"),
+        ("Answer 1 is better", "unreadable"),
+        ("verdict: 12", "unreadable"),
+        ("结论：一", "unreadable"),
+        ("verdict: A", "unreadable"),
+    ],
+)
 def test_verdicts_are_read_strictly(said, found):
     assert verdict(said) == found
 
 
 def test_outcomes():
     a, b, t, u, f = "first", "second", "tie", "unreadable", "failed"
-    assert [outcome(*v) for v in ((a, b), (b, a), (t, t), (a, a), (b, b), (a, t), (t, a), (t, b), (a, u), (u, t), (u, f), (f, a), (f, f))] == \
-        ["a", "b", "tie", "tie", "tie", "tie", "tie", "tie", "unreadable", "unreadable", "failed", "failed", "failed"]
+    assert [
+        outcome(*v)
+        for v in (
+            (a, b),
+            (b, a),
+            (t, t),
+            (a, a),
+            (b, b),
+            (a, t),
+            (t, a),
+            (t, b),
+            (a, u),
+            (u, t),
+            (u, f),
+            (f, a),
+            (f, f),
+        )
+    ] == [
+        "a",
+        "b",
+        "tie",
+        "tie",
+        "tie",
+        "tie",
+        "tie",
+        "tie",
+        "unreadable",
+        "unreadable",
+        "failed",
+        "failed",
+        "failed",
+    ]
 
 
-@pytest.mark.parametrize("said", ["I like both.", "", "verdict: yes\n" * 3, "\ud800", "你好" * 1000])
+@pytest.mark.parametrize(
+    "said", ["I like both.", "", "verdict: yes\n" * 3, "\ud800", "你好" * 1000]
+)
 def test_nonsense_is_counted(said):
-    with fake(lambda body, n: says(said) if shown(body)[0] == "no" else says("verdict: 1")) as (url, _):
+    with fake(lambda body, n: says(said) if shown(body)[0] == "no" else says("verdict: 1")) as (
+        url,
+        _,
+    ):
         r = checked(compare(judge(url), ASKS[:2]))
-    assert r["unreadable"] == 1 and r["judged"] == 1 and r["pairs"][0]["outcome"] == "unreadable" and r["win_rate"] == .5 and "1 unreadable" in told(r)
+    assert (
+        r["unreadable"] == 1
+        and r["judged"] == 1
+        and r["pairs"][0]["outcome"] == "unreadable"
+        and r["win_rate"] == 0.5
+        and "1 unreadable" in told(r)
+    )
 
 
-@pytest.mark.parametrize("reply", [
-    (200, {}, b"not json"), (200, {}, b"[" * 100_000), (200, {}, b'{"choices": []}'), (200, {}, b'{"error": "no"}'), (200, {}, b"[1]"), (200, {}, b'{"choices": [{"message": {"content": 5}}]}'),
-    (200, {}, b"\xff\xfe"), (400, {}, b"no"), (401, {}, b"no"), (404, {}, b"no"), (200, {}, b"")])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (200, {}, b"not json"),
+        (200, {}, b"[" * 100_000),
+        (200, {}, b'{"choices": []}'),
+        (200, {}, b'{"error": "no"}'),
+        (200, {}, b"[1]"),
+        (200, {}, b'{"choices": [{"message": {"content": 5}}]}'),
+        (200, {}, b"\xff\xfe"),
+        (400, {}, b"no"),
+        (401, {}, b"no"),
+        (404, {}, b"no"),
+        (200, {}, b""),
+    ],
+)
 def test_what_is_no_reply_is_counted_as_failed_and_not_asked_again(reply):
     with fake(lambda body, n: reply) as (url, seen):
         r = checked(compare(judge(url), ASKS[:2]))
-    assert r["failed"] == 2 and r["judged"] == 0 and r["win_rate"] is None and r["interval"] is None and not r["significant"] and len(seen) == 4
-    assert all(p["why"][0] for p in r["pairs"]) and "none of 2 pairs" in told(r) and "2 failed" in told(r)
+    assert (
+        r["failed"] == 2
+        and r["judged"] == 0
+        and r["win_rate"] is None
+        and r["interval"] is None
+        and not r["significant"]
+        and len(seen) == 4
+    )
+    assert (
+        all(p["why"][0] for p in r["pairs"])
+        and "none of 2 pairs" in told(r)
+        and "2 failed" in told(r)
+    )
 
 
 def test_an_empty_content_is_unreadable():
     for content in ("null", '""'):
-        with fake(lambda body, n: (200, {}, ('{"choices": [{"message": {"content": %s}}]}' % content).encode())) as (url, _):
+        with fake(
+            lambda body, n: (
+                200,
+                {},
+                ('{"choices": [{"message": {"content": %s}}]}' % content).encode(),
+            )
+        ) as (url, _):
             assert checked(compare(judge(url), ASKS[:1]))["unreadable"] == 1
 
 
@@ -220,9 +403,15 @@ def test_tries_are_limited():
 def test_waits_grow_and_obey_retry_after(monkeypatch):
     waits = []
     monkeypatch.setattr("instruct_course.evaluate.judge.time.sleep", waits.append)
-    replies = [(429, {"Retry-After": "7"}, b""), (503, {}, b""), (500, {"Retry-After": "soon"}, b""), (429, {"Retry-After": "99999"}, b""), says("verdict: 1")]
+    replies = [
+        (429, {"Retry-After": "7"}, b""),
+        (503, {}, b""),
+        (500, {"Retry-After": "soon"}, b""),
+        (429, {"Retry-After": "99999"}, b""),
+        says("verdict: 1"),
+    ]
     with fake(lambda body, n: replies[n - 1]) as (url, _):
-        assert judge(url, retries=5, backoff=.5).reply([]) == ("verdict: 1", "")
+        assert judge(url, retries=5, backoff=0.5).reply([]) == ("verdict: 1", "")
     assert waits == [7, 1, 2, 60]
 
 
@@ -230,10 +419,15 @@ def test_a_judge_that_never_answers():
     def slow(body, n):
         time.sleep(1)
         return honest(body, n)
+
     with fake(slow) as (url, seen):
         started = time.monotonic()
-        r = checked(compare(judge(url, timeout=.2, retries=1), ASKS[:2]))
-    assert r["failed"] == 2 and time.monotonic() - started < 3 and all("within 0.2 s" in w for p in r["pairs"] for w in p["why"])
+        r = checked(compare(judge(url, timeout=0.2, retries=1), ASKS[:2]))
+    assert (
+        r["failed"] == 2
+        and time.monotonic() - started < 3
+        and all("within 0.2 s" in w for p in r["pairs"] for w in p["why"])
+    )
 
 
 def test_a_reply_that_drips_is_given_up():
@@ -243,15 +437,18 @@ def test_a_reply_that_drips_is_given_up():
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
             for _ in range(200):
                 connection.sendall(b" ")
-                time.sleep(.05)
+                time.sleep(0.05)
         except OSError:
             pass
+
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         threading.Thread(target=lambda: drip(listening.accept()[0]), daemon=True).start()
         started = time.monotonic()
-        said, why = judge(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=.3, retries=0).reply([])
+        said, why = judge(
+            f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.3, retries=0
+        ).reply([])
     assert said == "" and "within 0.3 s" in why and time.monotonic() - started < 2
 
 
@@ -259,20 +456,33 @@ def test_broken_connections():
     with fake(lambda body, n: None if n == 1 else honest(body, n)) as (url, seen):
         r = checked(compare(judge(url), ASKS[:1], workers=1))
     assert r["judged"] == 1 and len(seen) == 3
-    with fake(lambda body, n: (200, {"Content-Length": "5000"}, b"{")) as (url, seen):      # it closes before the end
+    with fake(lambda body, n: (200, {"Content-Length": "5000"}, b"{")) as (
+        url,
+        seen,
+    ):  # it closes before the end
         assert checked(compare(judge(url, retries=0, timeout=1), ASKS[:1]))["failed"] == 1
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        r = checked(compare(judge(f"http://127.0.0.1:{closed.getsockname()[1]}", retries=0), ASKS[:1]))
+        r = checked(
+            compare(judge(f"http://127.0.0.1:{closed.getsockname()[1]}", retries=0), ASKS[:1])
+        )
     assert r["failed"] == 1 and "connection failed" in r["pairs"][0]["why"][0]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status):
     with fake(honest) as (other, stolen):
-        with fake(lambda body, n: (status, {"Location": other + "/chat/completions"}, b"")) as (url, seen):
+        with fake(lambda body, n: (status, {"Location": other + "/chat/completions"}, b"")) as (
+            url,
+            seen,
+        ):
             r = checked(compare(judge(url), ASKS[:1]))
-    assert r["failed"] == 1 and stolen == [] and len(seen) == 2 and "redirects" in r["pairs"][0]["why"][0]
+    assert (
+        r["failed"] == 1
+        and stolen == []
+        and len(seen) == 2
+        and "redirects" in r["pairs"][0]["why"][0]
+    )
 
 
 def test_no_more_is_sent_when_nothing_comes_back():
@@ -280,7 +490,10 @@ def test_no_more_is_sent_when_nothing_comes_back():
     with fake(lambda body, n: (401, {}, b"")) as (url, seen):
         r = checked(compare(judge(url), asks))
     assert r["failed"] == 100 and 8 <= len(seen) <= 12 and "not asked" in r["pairs"][99]["why"][1]
-    with fake(lambda body, n: (400, {}, b"") if n > 1 else honest(body, n)) as (url, seen):      # something did come back
+    with fake(lambda body, n: (400, {}, b"") if n > 1 else honest(body, n)) as (
+        url,
+        seen,
+    ):  # something did come back
         checked(compare(judge(url), [ASKS[0]] * 20, workers=1))
     assert len(seen) == 40
 
@@ -289,7 +502,9 @@ def test_huge_answers_are_cut_and_huge_replies_refused():
     ask = Ask("Sum up.", "", "x" * 3_000_000, "猫" * 9000 + "end", "zh")
     with fake(lambda body, n: says("verdict: 1")) as (url, seen):
         r = checked(compare(judge(url), [ask, Ask("q", "", "a", "b")], longest=100))
-    assert max(len(s["body"]["messages"][1]["content"]) for s in seen) < 500 and any("已截断" in s["body"]["messages"][1]["content"] for s in seen)
+    assert max(len(s["body"]["messages"][1]["content"]) for s in seen) < 500 and any(
+        "已截断" in s["body"]["messages"][1]["content"] for s in seen
+    )
     assert [p["cut"] for p in r["pairs"]] == [True, False]
     with fake(lambda body, n: says("x" * (2 << 20))) as (url, seen):
         assert "larger than 1 MiB" in checked(compare(judge(url), ASKS[:1]))["pairs"][0]["why"][0]
@@ -300,19 +515,25 @@ def test_unicode_arrives_whole():
     with fake(lambda body, n: says("理由：🐼𠮷\n结论：平")) as (url, seen):
         r = checked(compare(judge(url), [ask]))
     assert r["wins"]["tie"] == 1 and r["pairs"][0]["said"][0] == "理由：🐼𠮷\n结论：平"
-    assert all("𠮷野家 🍜\u2028x" in s["body"]["messages"][1]["content"] and "naïve 🐼" in s["body"]["messages"][1]["content"] for s in seen)
+    assert all(
+        "𠮷野家 🍜\u2028x" in s["body"]["messages"][1]["content"]
+        and "naïve 🐼" in s["body"]["messages"][1]["content"]
+        for s in seen
+    )
 
 
 def test_requests_overlap():
     now, most, lock = [0], [0], threading.Lock()
+
     def busy(body, n):
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(.1)
+        time.sleep(0.1)
         with lock:
             now[0] -= 1
         return honest(body, n)
+
     with fake(busy) as (url, _):
         compare(judge(url), [ASKS[0]] * 6, workers=3)
     assert most[0] == 3
@@ -341,16 +562,32 @@ def test_the_key_comes_from_the_named_variable(monkeypatch):
         assert {s["key"] for s in seen} == {"Bearer sk-other"}
         monkeypatch.delenv("OTHER")
         compare(judge(url, key_env="OTHER"), ASKS[:1])
-        assert seen[-1]["key"] is None                        # on this machine none is needed
+        assert seen[-1]["key"] is None  # on this machine none is needed
     with pytest.raises(InputError, match="OTHER"):
         judge("https://example.org/v1", key_env="OTHER")
     assert KEY not in repr(judge("https://example.org/v1"))
 
 
-@pytest.mark.parametrize("url, said", [
-    ("http://example.org/v1", "plain http"), ("http://192.168.0.4:8000/v1", "plain http"), ("http://127.0.0.1.example.org/v1", "plain http"), ("http://localhost.evil.org", "plain http"),
-    ("ftp://example.org", "https://"), ("example.org/v1", "https://"), ("", "https://"), ("https://", "host"), ("https://u:p@example.org", "password"), ("https://example.org@evil.org", "user"),
-    ("https://example.org/v1?key=1", "query"), ("https://example.org/#x", "fragment"), ("https://exa mple.org", "https://"), ("https://example.org:99999", "cannot be read"), ("https://[::1", "cannot be read")])
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("http://example.org/v1", "plain http"),
+        ("http://192.168.0.4:8000/v1", "plain http"),
+        ("http://127.0.0.1.example.org/v1", "plain http"),
+        ("http://localhost.evil.org", "plain http"),
+        ("ftp://example.org", "https://"),
+        ("example.org/v1", "https://"),
+        ("", "https://"),
+        ("https://", "host"),
+        ("https://u:p@example.org", "password"),
+        ("https://example.org@evil.org", "user"),
+        ("https://example.org/v1?key=1", "query"),
+        ("https://example.org/#x", "fragment"),
+        ("https://exa mple.org", "https://"),
+        ("https://example.org:99999", "cannot be read"),
+        ("https://[::1", "cannot be read"),
+    ],
+)
 def test_addresses_that_are_refused(url, said):
     with pytest.raises(InputError, match=said) as error:
         judge(url)
@@ -358,13 +595,23 @@ def test_addresses_that_are_refused(url, said):
 
 
 def test_addresses_that_are_fine():
-    for url in ("http://localhost:1/v1", "http://127.0.0.2:1", "http://[::1]:8000/v1/", "https://example.org/v1/"):
+    for url in (
+        "http://localhost:1/v1",
+        "http://127.0.0.2:1",
+        "http://[::1]:8000/v1/",
+        "https://example.org/v1/",
+    ):
         judge(url)
 
 
 def test_bad_input_is_told():
     ok = judge("http://127.0.0.1:1")
-    for asks, said in (([], "at least one pair"), ([Ask("", "", "a", "b")], "pair 1"), ([ASKS[0], Ask("q", "", None, "b")], "pair 2"), ([Ask("q", "", "a", "b", "fr")], "'fr'")):
+    for asks, said in (
+        ([], "at least one pair"),
+        ([Ask("", "", "a", "b")], "pair 1"),
+        ([ASKS[0], Ask("q", "", None, "b")], "pair 2"),
+        ([Ask("q", "", "a", "b", "fr")], "'fr'"),
+    ):
         with pytest.raises(InputError, match=said):
             compare(ok, asks)
     for change in ({"timeout": 0}, {"retries": -1}, {"backoff": -1}, {"timeout": math.nan}):
@@ -376,9 +623,14 @@ def test_bad_input_is_told():
 
 def test_options_reach_the_server():
     with fake(honest) as (url, seen):
-        compare(judge(url, options={"max_tokens": None, "max_completion_tokens": 9, "temperature": 1}), ASKS[:1])
+        compare(
+            judge(url, options={"max_tokens": None, "max_completion_tokens": 9, "temperature": 1}),
+            ASKS[:1],
+        )
     body = seen[0]["body"]
-    assert "max_tokens" not in body and body["max_completion_tokens"] == 9 and body["temperature"] == 1
+    assert (
+        "max_tokens" not in body and body["max_completion_tokens"] == 9 and body["temperature"] == 1
+    )
 
 
 @settings(deadline=None)
@@ -386,20 +638,32 @@ def test_options_reach_the_server():
 def test_sign_test_is_the_binomial(wins, losses):
     scipy_stats = pytest.importorskip("scipy.stats")
     want = scipy_stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    assert sign_test(wins, losses) == pytest.approx(want, abs=1e-12) and sign_test(wins, losses) == sign_test(losses, wins)
+    assert sign_test(wins, losses) == pytest.approx(want, abs=1e-12) and sign_test(
+        wins, losses
+    ) == sign_test(losses, wins)
 
 
 def test_bradley_terry():
     s = bradley_terry([[0, 30], [10, 0]])
-    assert s[0] - s[1] == pytest.approx(math.log(3), abs=1e-10) and sum(s) == pytest.approx(0, abs=1e-12)
-    wins = torch.tensor([[0, 7, 9.5], [3, 0, 6], [.5, 4, 0]], dtype=torch.float64)
+    assert s[0] - s[1] == pytest.approx(math.log(3), abs=1e-10) and sum(s) == pytest.approx(
+        0, abs=1e-12
+    )
+    wins = torch.tensor([[0, 7, 9.5], [3, 0, 6], [0.5, 4, 0]], dtype=torch.float64)
     free = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([free], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-16, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [free],
+        max_iter=500,
+        tolerance_grad=1e-13,
+        tolerance_change=1e-16,
+        line_search_fn="strong_wolfe",
+    )
+
     def loss():
         optimizer.zero_grad()
         out = -(wins * torch.nn.functional.logsigmoid(free[:, None] - free[None])).sum()
         out.backward()
         return out
+
     optimizer.step(loss)
     best = (free - free.mean()).detach().tolist()
     assert bradley_terry(wins.tolist()) == pytest.approx(best, abs=1e-6)
@@ -410,7 +674,10 @@ def test_bradley_terry():
 def test_kappa():
     metrics = pytest.importorskip("sklearn.metrics")
     a, b = list("aabbttabba"), list("abbbtaabbt")
-    assert kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b), abs=1e-12) and kappa(a, a) == 1
+    assert (
+        kappa(a, b) == pytest.approx(metrics.cohen_kappa_score(a, b), abs=1e-12)
+        and kappa(a, a) == 1
+    )
     assert kappa(list("aabb"), list("abab")) == 0
     for a, b in ((["x"], ["x"]), ([], []), (["a"], ["a", "b"])):
         with pytest.raises(InputError):
@@ -420,4 +687,9 @@ def test_kappa():
 def test_ties_count_half():
     with fake(lambda body, n: says("verdict: tie")) as (url, _):
         r = checked(compare(judge(url), ASKS[:2]))
-    assert r["win_rate"] == .5 and r["wins"]["tie"] == 2 and r["p_value"] == 1 and r["position"]["first"] is None
+    assert (
+        r["win_rate"] == 0.5
+        and r["wins"]["tie"] == 2
+        and r["p_value"] == 1
+        and r["position"]["first"] is None
+    )

@@ -1,4 +1,5 @@
 """The loop: exact whatever the batch, the parts, the pauses and the number of processes."""
+
 import json
 import math
 import os
@@ -13,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_course.train import batch, checkpoint, engine, loop
 from instruct_course import generate
-from instruct_course.model import lora
 from instruct_course.common.errors import InputError
 from instruct_course.data.template import Encoded
+from instruct_course.model import lora
+from instruct_course.train import batch, checkpoint, engine, loop
 
 V = 60
 
@@ -25,10 +26,27 @@ V = 60
 def tiny(dtype=torch.float32, **options):
     """A small frozen Llama with adapters."""
     from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
-    config = AutoConfig.for_model("llama", vocab_size=V, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                                  pad_token_id=0, bos_token_id=None, eos_token_id=1)
-    return lora.attach(AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False), lora_r=4, lora_alpha=16, seed=1, **options)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=V,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    return lora.attach(
+        AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False),
+        lora_r=4,
+        lora_alpha=16,
+        seed=1,
+        **options,
+    )
 
 
 def some_rows(n=40, seed=0):
@@ -56,10 +74,13 @@ def trained(config=SETUP, rows=ROWS, model=None, **options):
     return adapter(model), history
 
 
-plain = pytest.mark.parametrize("options", [{}, {"dropout": 1e-9}], ids=["engine", "library"])      # a dropout that drops nothing takes the library's path
+plain = pytest.mark.parametrize(
+    "options", [{}, {"dropout": 1e-9}], ids=["engine", "library"]
+)  # a dropout that drops nothing takes the library's path
 
 
 # -- one step
+
 
 @plain
 def test_a_batch_of_eight_is_eight_of_one(options):
@@ -72,13 +93,21 @@ def test_a_batch_of_eight_is_eight_of_one(options):
         for part in parts:
             (engine.batch_loss(model, engine.arrange(model, part, 0))[0] / n).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
-    torch.testing.assert_close(gradient([rows]), gradient([[r] for r in rows]), rtol=1e-5, atol=1e-6)
+
+    torch.testing.assert_close(
+        gradient([rows]), gradient([[r] for r in rows]), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_more_padding_changes_nothing():
     model = tiny().train()
     made = batch.collate(ROWS[:6], 0)
-    wider = {k: torch.nn.functional.pad(v, (0, 9), value={"input_ids": 7, "labels": -100, "attention_mask": 0}[k]) for k, v in made.items()}
+    wider = {
+        k: torch.nn.functional.pad(
+            v, (0, 9), value={"input_ids": 7, "labels": -100, "attention_mask": 0}[k]
+        )
+        for k, v in made.items()
+    }
     (a, n), (b, m) = engine.batch_loss(model, made), engine.batch_loss(model, wider)
     assert n == m
     a.backward()
@@ -93,7 +122,10 @@ def test_more_padding_changes_nothing():
 @plain
 def test_the_parts_of_a_step_do_not_matter(options):
     """Accumulation 1, 3 and 8: the same losses, rates, norms and adapters."""
-    (a, first), *others = [trained(loop.TrainConfig(**SETUP.__dict__ | {"micro_batches": k}), model=tiny(**options)) for k in (1, 3, 8)]
+    (a, first), *others = [
+        trained(loop.TrainConfig(**SETUP.__dict__ | {"micro_batches": k}), model=tiny(**options))
+        for k in (1, 3, 8)
+    ]
     for b, history in others:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         assert [h["lr"] for h in history] == [h["lr"] for h in first]
@@ -119,14 +151,34 @@ def test_the_losses_are_those_of_transformers_trainer(tmp_path):
     """The same batches, AdamW, linear decay and clipping through Trainer: each step's loss to 1e-5."""
     import datasets
     from transformers import Trainer, TrainingArguments
+
     config = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=120, warmup=0.0)
     todo = loop.plan([len(r.ids) for r in ROWS], config, batch.prefix_groups(ROWS))
     _, ours = trained(config)
-    args = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=1, num_train_epochs=1, learning_rate=config.lr, lr_scheduler_type="linear", warmup_steps=0,
-                             weight_decay=0.0, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
-                             remove_unused_columns=False, optim="adamw_torch", train_sampling_strategy="sequential")
-    trainer = Trainer(model=tiny(), args=args, train_dataset=datasets.Dataset.from_dict({"rows": todo}),
-                      data_collator=lambda items: batch.collate([ROWS[i] for i in items[0]["rows"]], 0))
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=1,
+        num_train_epochs=1,
+        learning_rate=config.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        optim="adamw_torch",
+        train_sampling_strategy="sequential",
+    )
+    trainer = Trainer(
+        model=tiny(),
+        args=args,
+        train_dataset=datasets.Dataset.from_dict({"rows": todo}),
+        data_collator=lambda items: batch.collate([ROWS[i] for i in items[0]["rows"]], 0),
+    )
     trainer.train()
     theirs = [h["loss"] for h in trainer.state.log_history if "loss" in h]
     assert len(theirs) == len(ours) >= 8
@@ -141,19 +193,35 @@ def test_float16_takes_the_scaler():
         assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         history = loop.fit(model, ROWS, SETUP, pad_id=0)
         losses[dtype] = [h["loss"] for h in history]
-    assert losses[torch.float16] == pytest.approx(losses[torch.float32], rel=.02) and losses[torch.float16][-1] < losses[torch.float16][0]
+    assert (
+        losses[torch.float16] == pytest.approx(losses[torch.float32], rel=0.02)
+        and losses[torch.float16][-1] < losses[torch.float16][0]
+    )
 
 
 def test_float16_leaves_out_a_step_that_overflows(tmp_path, monkeypatch):
     """The first gradients overflow: these steps are left out and marked, checkpoints hold them, and a resume from the first one gives the same bits."""
-    monkeypatch.setattr(torch.amp.GradScaler, "__init__", lambda self, *a, real=torch.amp.GradScaler.__init__, **k: real(self, *a, init_scale=2.0**40, **k))
+    monkeypatch.setattr(
+        torch.amp.GradScaler,
+        "__init__",
+        lambda self, *a, real=torch.amp.GradScaler.__init__, **k: real(
+            self, *a, init_scale=2.0**40, **k
+        ),
+    )
     config = loop.TrainConfig(**SETUP.__dict__ | {"epochs": 6})
     start = adapter(tiny(torch.float16))
     whole, history = trained(config, model=tiny(torch.float16))
     left_out = [h["grad_norm"] is None for h in history]
-    assert 3 <= sum(left_out) < len(history) and all(left_out[:3]) and not left_out[-1] and not torch.equal(start, whole)
+    assert (
+        3 <= sum(left_out) < len(history)
+        and all(left_out[:3])
+        and not left_out[-1]
+        and not torch.equal(start, whole)
+    )
     keep = loop.Checkpoints(tmp_path / "c", every=1, say=lambda t: None)
-    cut, _ = trained(config, model=tiny(torch.float16), checkpoints=keep, on_step=lambda h: h["step"] == 2)
+    cut, _ = trained(
+        config, model=tiny(torch.float16), checkpoints=keep, on_step=lambda h: h["step"] == 2
+    )
     assert torch.equal(cut, start)
     again, _ = trained(config, model=tiny(torch.float16), checkpoints=keep)
     assert torch.equal(again, whole)
@@ -161,17 +229,31 @@ def test_float16_leaves_out_a_step_that_overflows(tmp_path, monkeypatch):
 
 # -- rates
 
+
 def test_schedules_by_transformers():
-    from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+    from transformers import (
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_linear_schedule_with_warmup,
+    )
+
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    for name, make in (("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)):
+    for name, make in (
+        ("linear", get_linear_schedule_with_warmup),
+        ("cosine", get_cosine_schedule_with_warmup),
+    ):
         (factor,) = make(optimizer, 10, 100).lr_lambdas
-        assert [loop.decay(s, 100, .1, name) for s in range(10, 100)] == pytest.approx([factor(s) for s in range(10, 100)], abs=1e-12)
+        assert [loop.decay(s, 100, 0.1, name) for s in range(10, 100)] == pytest.approx(
+            [factor(s) for s in range(10, 100)], abs=1e-12
+        )
     (factor,) = get_constant_schedule_with_warmup(optimizer, 10).lr_lambdas
-    assert [loop.decay(s, 100, .1, "constant") for s in range(10, 100)] == [factor(s) for s in range(10, 100)]
+    assert [loop.decay(s, 100, 0.1, "constant") for s in range(10, 100)] == [
+        factor(s) for s in range(10, 100)
+    ]
 
 
 # -- noise
+
 
 def test_noise_is_scaled_by_a_rows_own_length():
     """Known moments: N(0, 1) has variance 1, the even one a third, both times strength² / (L H)."""
@@ -179,9 +261,13 @@ def test_noise_is_scaled_by_a_rows_own_length():
         row = Encoded([3] * L, [-100] * L)
         for kind, variance in (("gaussian", 1.0), ("neftune", 1 / 3)):
             drawn = loop.Noise(kind, 5).draw(row, 512, (0, 1, 2))
-            assert drawn.shape == (L, 512) and drawn.std().item() == pytest.approx(5 * math.sqrt(variance / (L * 512)), rel=.03)
+            assert drawn.shape == (L, 512) and drawn.std().item() == pytest.approx(
+                5 * math.sqrt(variance / (L * 512)), rel=0.03
+            )
             assert abs(drawn.mean().item()) < 5 * drawn.std().item() / math.sqrt(L * 512)
-    assert loop.Noise("neftune", 5).draw(Encoded([3] * 16, []), 512, (0,)).abs().max() <= 5 / math.sqrt(16 * 512)
+    assert loop.Noise("neftune", 5).draw(
+        Encoded([3] * 16, []), 512, (0,)
+    ).abs().max() <= 5 / math.sqrt(16 * 512)
 
 
 def test_noise_is_the_rows_own():
@@ -189,7 +275,10 @@ def test_noise_is_the_rows_own():
     row = Encoded([3, 4, 5, 6], [-100, -100, 5, 6])
     noise = loop.Noise("gaussian", 1)
     assert torch.equal(noise.draw(row, 8, (0, 1, 2)), noise.draw(row, 8, (0, 1, 2)))
-    assert not any(torch.equal(noise.draw(row, 8, (0, 1, 2)), noise.draw(row, 8, s)) for s in ((1, 1, 2), (0, 2, 2), (0, 1, 3)))
+    assert not any(
+        torch.equal(noise.draw(row, 8, (0, 1, 2)), noise.draw(row, 8, s))
+        for s in ((1, 1, 2), (0, 2, 2), (0, 1, 3))
+    )
     spared = loop.Noise("gaussian", 1, spare_response=True).draw(row, 8, (0, 1, 2))
     assert torch.equal(spared[:2], noise.draw(row, 8, (0, 1, 2))[:2]) and not spared[2:].any()
 
@@ -201,10 +290,17 @@ def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
     noise, inner = loop.Noise("neftune", 40), model.get_base_model()
     went_in = []
     if options:
-        handle = inner.model.layers[0].register_forward_pre_hook(lambda m, args, kwargs: went_in.append((args or tuple(kwargs.values()))[0]), with_kwargs=True)
+        handle = inner.model.layers[0].register_forward_pre_hook(
+            lambda m, args, kwargs: went_in.append((args or tuple(kwargs.values()))[0]),
+            with_kwargs=True,
+        )
     else:
         real = engine.Engine._layer
-        monkeypatch.setattr(engine.Engine, "_layer", lambda self, layer, h, *rest: went_in.append(h) or real(self, layer, h, *rest))
+        monkeypatch.setattr(
+            engine.Engine,
+            "_layer",
+            lambda self, layer, h, *rest: went_in.append(h) or real(self, layer, h, *rest),
+        )
     made = engine.Engine(model) if engine.supports(model) else None
     loop._part_loss(model, rows, [(0, 0, i) for i in range(5)], noise, 0, 32, made)
     embed = inner.get_input_embeddings()
@@ -212,8 +308,10 @@ def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
     if options:
         handle.remove()
         for got, w in zip(went_in[0], want):
-            torch.testing.assert_close(got[:len(w)], w)
-            assert torch.equal(got[len(w):], embed(torch.zeros(len(got) - len(w), dtype=torch.long)))
+            torch.testing.assert_close(got[: len(w)], w)
+            assert torch.equal(
+                got[len(w) :], embed(torch.zeros(len(got) - len(w), dtype=torch.long))
+            )
     else:
         torch.testing.assert_close(went_in[0], torch.cat(want))
 
@@ -225,23 +323,42 @@ def test_noise_is_off_in_evaluation_and_gone_after_an_exception(options):
 
     def stop(h):
         raise RuntimeError("on purpose")
+
     with pytest.raises(RuntimeError, match="on purpose"):
-        loop.fit(model, ROWS, loop.TrainConfig(epochs=1, lr=1e-12, noise=loop.Noise("gaussian", 1e4)), pad_id=0, on_step=stop)
+        loop.fit(
+            model,
+            ROWS,
+            loop.TrainConfig(epochs=1, lr=1e-12, noise=loop.Noise("gaussian", 1e4)),
+            pad_id=0,
+            on_step=stop,
+        )
     assert loop.heldout_loss(model, ROWS, pad_id=0)[0] == pytest.approx(clean[0], abs=2e-6)
-    noisy = loop.fit(model, ROWS, loop.TrainConfig(epochs=1, lr=1e-12, noise=loop.Noise("gaussian", 1e4)), pad_id=0)
-    assert abs(np.mean([h["loss"] for h in noisy]) - clean[0]) > 1e-4, "in training it does something"
+    noisy = loop.fit(
+        model,
+        ROWS,
+        loop.TrainConfig(epochs=1, lr=1e-12, noise=loop.Noise("gaussian", 1e4)),
+        pad_id=0,
+    )
+    assert abs(np.mean([h["loss"] for h in noisy]) - clean[0]) > 1e-4, (
+        "in training it does something"
+    )
 
 
 def test_noise_does_not_depend_on_parts_or_path():
     config = loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 15)})
-    (a, first), *others = [trained(loop.TrainConfig(**config.__dict__ | {"micro_batches": k}), model=tiny(**o)) for k, o in ((1, {}), (4, {}), (1, {"dropout": 1e-9}))]
+    (a, first), *others = [
+        trained(loop.TrainConfig(**config.__dict__ | {"micro_batches": k}), model=tiny(**o))
+        for k, o in ((1, {}), (4, {}), (1, {"dropout": 1e-9}))
+    ]
     for b, history in others:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
         assert [h["loss"] for h in history] == pytest.approx([h["loss"] for h in first], rel=1e-5)
     assert not torch.allclose(a, trained()[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind, strength", [("laplace", 1.0), ("gaussian", -1.0), ("neftune", math.nan)])
+@pytest.mark.parametrize(
+    "kind, strength", [("laplace", 1.0), ("gaussian", -1.0), ("neftune", math.nan)]
+)
 def test_a_noise_that_is_none(kind, strength):
     with pytest.raises(InputError, match="gaussian:S or neftune:A"):
         loop.Noise(kind, strength)
@@ -249,14 +366,22 @@ def test_a_noise_that_is_none(kind, strength):
 
 # -- pauses
 
+
 def test_evaluation_in_between_changes_no_bit(fresh):
     """Held-out loss and sampled answers after every step, on 4-bit weights whose evaluation once repacked them."""
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
+
     article = template.named("article")
-    rows = [template.encode(article, fresh.tokenizer, example(r)) for r in builtin("train").select(range(40))]
-    config, adapters = loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=256, noise=loop.Noise("gaussian", 3)), []
-    model = lora.attach(fresh.model, lora_r=4, seed=0, lora_dropout=.1)
+    rows = [
+        template.encode(article, fresh.tokenizer, example(r))
+        for r in builtin("train").select(range(40))
+    ]
+    config, adapters = (
+        loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=256, noise=loop.Noise("gaussian", 3)),
+        [],
+    )
+    model = lora.attach(fresh.model, lora_r=4, seed=0, lora_dropout=0.1)
     start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     for look in (False, True):
         for n, p in model.named_parameters():
@@ -266,12 +391,17 @@ def test_evaluation_in_between_changes_no_bit(fresh):
         def judge(h):
             if look:
                 loop.heldout_loss(model, rows[:6], pad_id=0)
-                generate.complete(model, fresh.tokenizer, [[5, 6, 7]], stop_ids=[1], max_new_tokens=3)
+                generate.complete(
+                    model, fresh.tokenizer, [[5, 6, 7]], stop_ids=[1], max_new_tokens=3
+                )
                 torch.randn(7)
                 assert model.training
+
         loop.fit(model, rows, config, pad_id=0, on_step=judge)
         adapters.append(adapter(model))
-    assert torch.equal(*adapters) and not torch.equal(adapters[0], torch.cat([p.flatten() for p in start.values()]))
+    assert torch.equal(*adapters) and not torch.equal(
+        adapters[0], torch.cat([p.flatten() for p in start.values()])
+    )
 
 
 SCRIPT = """
@@ -293,11 +423,26 @@ print(json.dumps({{"steps": [h["step"] for h in history], "loss": [h["loss"] for
 
 
 def run(tmp_path, **options):
-    source = SCRIPT.format(**{"tests": str(Path(__file__).parent), "dropout": 0.0, "folder": "", "kill": False, "last": 0} | options)
-    return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
+    source = SCRIPT.format(
+        **{
+            "tests": str(Path(__file__).parent),
+            "dropout": 0.0,
+            "folder": "",
+            "kill": False,
+            "last": 0,
+        }
+        | options
+    )
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
 
 
-@pytest.mark.parametrize("dropout", [0.0, .2], ids=["engine", "library"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["engine", "library"])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, dropout):
     """10 steps against 4, kill -9 in the fifth after it, and the rest; mid-epoch, noise on, dropout on or off."""
     whole = json.loads(run(tmp_path, dropout=dropout).stdout.splitlines()[-1])
@@ -317,19 +462,42 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path):
     def stop(h):
         if h["step"] == 3:
             raise KeyboardInterrupt
-    history = loop.fit(model, ROWS, SETUP, pad_id=0, on_step=stop, checkpoints=loop.Checkpoints(tmp_path / "c", every=100))
+
+    history = loop.fit(
+        model,
+        ROWS,
+        SETUP,
+        pad_id=0,
+        on_step=stop,
+        checkpoints=loop.Checkpoints(tmp_path / "c", every=100),
+    )
     assert history[-1]["interrupted"] and checkpoint.newest(tmp_path / "c")[0] == 3
     model = tiny()
-    history = loop.fit(model, ROWS, SETUP, pad_id=0, checkpoints=loop.Checkpoints(tmp_path / "c", every=100, say=lambda t: None))
-    assert [h["step"] for h in history] == list(range(1, history[0]["steps"] + 1)) and torch.equal(adapter(model), whole)
+    history = loop.fit(
+        model,
+        ROWS,
+        SETUP,
+        pad_id=0,
+        checkpoints=loop.Checkpoints(tmp_path / "c", every=100, say=lambda t: None),
+    )
+    assert [h["step"] for h in history] == list(range(1, history[0]["steps"] + 1)) and torch.equal(
+        adapter(model), whole
+    )
 
 
 def test_another_run_is_not_continued(tmp_path):
     keep = loop.Checkpoints(tmp_path / "c", every=2, say=lambda t: None)
     trained(checkpoints=keep)
     before = checkpoint.newest(keep.folder)[1]
-    for config, rows, match in ((loop.TrainConfig(**SETUP.__dict__ | {"lr": 1e-3}), ROWS, r"lr \(0.003 there, 0.001 here\)"), (SETUP, some_rows(seed=1), "data"),
-                                (loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 5)}), ROWS, "noise")):
+    for config, rows, match in (
+        (
+            loop.TrainConfig(**SETUP.__dict__ | {"lr": 1e-3}),
+            ROWS,
+            r"lr \(0.003 there, 0.001 here\)",
+        ),
+        (SETUP, some_rows(seed=1), "data"),
+        (loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 5)}), ROWS, "noise"),
+    ):
         with pytest.raises(InputError, match=match):
             trained(config, rows, checkpoints=keep)
     after = checkpoint.newest(keep.folder)[1]
@@ -341,12 +509,17 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     a, first = trained(checkpoints=keep)
     asked = []
     b, second = trained(checkpoints=keep, on_step=lambda h: asked.append(h["step"]))
-    assert torch.equal(a, b) and first == second and asked == [len(first)], "only the last step is shown once more"
+    assert torch.equal(a, b) and first == second and asked == [len(first)], (
+        "only the last step is shown once more"
+    )
 
 
 def test_a_run_that_ended_early_ends_there_again(tmp_path):
     """It was to end after step 4, and was killed before anybody used it: going on must not train it further."""
-    keep, end = loop.Checkpoints(tmp_path / "c", every=100, say=lambda t: None), lambda h: h["step"] == 4
+    keep, end = (
+        loop.Checkpoints(tmp_path / "c", every=100, say=lambda t: None),
+        lambda h: h["step"] == 4,
+    )
     a, first = trained(checkpoints=keep, on_step=end)
     b, second = trained(checkpoints=keep, on_step=end)
     assert torch.equal(a, b) and first == second and len(second) == 4
@@ -356,14 +529,37 @@ def test_an_adapter_without_a_gradient_stops(fresh):
     """A rate so large that all is flat behind the adapter: the loss rests at an even guess, which is no explosion."""
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
-    rows, seen = [template.encode(template.named("article"), fresh.tokenizer, example(r)) for r in builtin("train").select(range(600))], []
-    model = lora.attach(fresh.model, lora_r=16, lora_alpha=256, token_ids=template.prepare(template.named("article"), fresh.tokenizer))
+
+    rows, seen = (
+        [
+            template.encode(template.named("article"), fresh.tokenizer, example(r))
+            for r in builtin("train").select(range(600))
+        ],
+        [],
+    )
+    model = lora.attach(
+        fresh.model,
+        lora_r=16,
+        lora_alpha=256,
+        token_ids=template.prepare(template.named("article"), fresh.tokenizer),
+    )
     with pytest.raises(InputError, match="the gradient norm 0 at step .*; lower --lr"):
-        loop.fit(model, rows, loop.TrainConfig(epochs=3, lr=1e8, batch_tokens=512), pad_id=template.pad_id(fresh.tokenizer), on_step=seen.append)
-    assert 20 <= len(seen) < 30 and all(h["grad_norm"] == 0 for h in seen[-20:]) and seen[-1]["loss"] > 1
+        loop.fit(
+            model,
+            rows,
+            loop.TrainConfig(epochs=3, lr=1e8, batch_tokens=512),
+            pad_id=template.pad_id(fresh.tokenizer),
+            on_step=seen.append,
+        )
+    assert (
+        20 <= len(seen) < 30
+        and all(h["grad_norm"] == 0 for h in seen[-20:])
+        and seen[-1]["loss"] > 1
+    )
 
 
 # -- a run that goes wrong, or well
+
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
     model, keep = tiny(), loop.Checkpoints(tmp_path / "c", every=2)
@@ -372,36 +568,70 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
         if h["step"] == 5:
             with torch.no_grad():
                 next(p for p in model.parameters() if p.requires_grad).fill_(math.nan)
-    with pytest.raises(InputError, match=r"the loss is nan .* at step 6, after losses of [\d., ]+; lower --lr .*; the last good checkpoint is in"):
+
+    with pytest.raises(
+        InputError,
+        match=r"the loss is nan .* at step 6, after losses of [\d., ]+; lower --lr .*; the last good checkpoint is in",
+    ):
         loop.fit(model, ROWS, SETUP, pad_id=0, on_step=poison, checkpoints=keep)
     step, tensors, facts = checkpoint.newest(keep.folder)
-    assert step == 4 and all(torch.isfinite(t).all() for t in tensors.values()) and len(facts["history"]) == 4
+    assert (
+        step == 4
+        and all(torch.isfinite(t).all() for t in tensors.values())
+        and len(facts["history"]) == 4
+    )
 
 
 def test_a_loss_that_explodes_stops(fresh):
     """A rate far too large: soon the tuned model is worse than the untuned one, and there is nothing to wait for."""
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
-    rows, seen = [template.encode(template.named("alpaca"), fresh.tokenizer, example(r)) for r in builtin("train").select(range(200))], []
-    with pytest.raises(InputError, match=r"the loss is \d.* at step \d+, after losses of .*; lower --lr \(it is 3\)"):
-        loop.fit(lora.attach(fresh.model, lora_r=4), rows, loop.TrainConfig(epochs=9, lr=3.0, batch_tokens=500), pad_id=0, on_step=lambda h: seen.append(h["loss"]))
+
+    rows, seen = (
+        [
+            template.encode(template.named("alpaca"), fresh.tokenizer, example(r))
+            for r in builtin("train").select(range(200))
+        ],
+        [],
+    )
+    with pytest.raises(
+        InputError,
+        match=r"the loss is \d.* at step \d+, after losses of .*; lower --lr \(it is 3\)",
+    ):
+        loop.fit(
+            lora.attach(fresh.model, lora_r=4),
+            rows,
+            loop.TrainConfig(epochs=9, lr=3.0, batch_tokens=500),
+            pad_id=0,
+            on_step=lambda h: seen.append(h["loss"]),
+        )
     assert 20 <= len(seen) < 40 and np.mean(seen[-19:]) > 2 * seen[0]
 
 
 def test_enough_is_enough(tmp_path):
-    _, history = trained(on_step=lambda h: h.update(heldout_loss=1.5) or h["step"] == 4, checkpoints=loop.Checkpoints(tmp_path / "c", every=100))
-    assert len(history) == 4 and "interrupted" not in history[-1] and history[-1]["heldout_loss"] == 1.5
+    _, history = trained(
+        on_step=lambda h: h.update(heldout_loss=1.5) or h["step"] == 4,
+        checkpoints=loop.Checkpoints(tmp_path / "c", every=100),
+    )
+    assert (
+        len(history) == 4
+        and "interrupted" not in history[-1]
+        and history[-1]["heldout_loss"] == 1.5
+    )
     assert checkpoint.newest(tmp_path / "c")[2]["history"] == history
 
 
 @settings(max_examples=40, deadline=None)
-@given(epochs=st.floats(.1, 3), room=st.integers(20, 200), seed=st.integers(0, 9))
+@given(epochs=st.floats(0.1, 3), room=st.integers(20, 200), seed=st.integers(0, 9))
 def test_a_plan_is_the_same_each_time_and_epochs_hold_all_rows(epochs, room, seed):
-    lengths, config = [len(r.ids) for r in ROWS], loop.TrainConfig(epochs=epochs, batch_tokens=room, seed=seed)
+    lengths, config = (
+        [len(r.ids) for r in ROWS],
+        loop.TrainConfig(epochs=epochs, batch_tokens=room, seed=seed),
+    )
     got = loop.plan(lengths, config)
     assert got == loop.plan(lengths, config)
     whole, seen = int(epochs), [i for b in got for i in b]
-    assert sorted(seen[:whole * len(ROWS)]) == sorted(list(range(len(ROWS))) * whole)
+    assert sorted(seen[: whole * len(ROWS)]) == sorted(list(range(len(ROWS))) * whole)
 
 
 # -- several processes
@@ -423,14 +653,47 @@ json.dump({{"loss": [h["loss"] for h in history], "adapter": adapter(model).toli
 def test_two_processes_are_one(tmp_path, start):
     """Two gloo processes against one at the same global batch: losses and adapters to 1e-5, noise included, and both ranks alike."""
     script, out = tmp_path / "worker.py", str(tmp_path / "out")
-    bin, env = Path(sys.executable).parent, os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = {"torchrun": [bin / "torchrun", "--standalone", "--nproc_per_node", "2"],
-               "accelerate": [bin / "accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]}[start]
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent), world=2, out=out), encoding="utf-8")
-    done = subprocess.run([*map(str, command), str(script)], capture_output=True, text=True, env=env, cwd=tmp_path, timeout=240)
+    bin, env = (
+        Path(sys.executable).parent,
+        os.environ
+        | {
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+        },
+    )
+    command = {
+        "torchrun": [bin / "torchrun", "--standalone", "--nproc_per_node", "2"],
+        "accelerate": [
+            bin / "accelerate",
+            "launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ],
+    }[start]
+    script.write_text(
+        WORKER.format(tests=str(Path(__file__).parent), world=2, out=out), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [*map(str, command), str(script)],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     two = [json.loads(Path(out + str(r)).read_text(encoding="utf-8")) for r in (0, 1)]
-    weights, history = trained(loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("gaussian", 5)}))
+    weights, history = trained(
+        loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("gaussian", 5)})
+    )
     assert two[0] == two[1]
     assert two[0]["loss"] == pytest.approx([h["loss"] for h in history], rel=1e-5)
     torch.testing.assert_close(torch.tensor(two[0]["adapter"]), weights, rtol=1e-5, atol=1e-5)

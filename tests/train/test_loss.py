@@ -1,4 +1,5 @@
 """The loss that training uses, against the dense form of torch and by known answers."""
+
 import math
 from unittest import mock
 
@@ -15,13 +16,18 @@ from instruct_course.train.loss import response_loss, supervised
 def rows(seed, keep, dtype=torch.float32):
     """(hidden (2, 9, 8), labels (2, 9)) with a share `keep` of the labels, not shifted."""
     g = torch.Generator().manual_seed(seed)
-    hidden, labels = torch.randn(2, 9, 8, generator=g, dtype=dtype).requires_grad_(True), torch.randint(12, (2, 9), generator=g)
+    hidden, labels = (
+        torch.randn(2, 9, 8, generator=g, dtype=dtype).requires_grad_(True),
+        torch.randint(12, (2, 9), generator=g),
+    )
     labels[torch.rand(2, 9, generator=g) > keep] = -100
     return hidden, labels
 
 
 def dense(hidden, head, labels):
-    return F.cross_entropy(head(hidden)[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return F.cross_entropy(
+        head(hidden)[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+    )
 
 
 def picked(hidden, head, labels):
@@ -40,7 +46,9 @@ def test_it_equals_the_dense_loss_in_value_and_gradients(seed, keep, double):
     assert n == (labels[:, 1:] != -100).sum() and total.dtype == hidden.dtype
     atol = 1e-12 if double else 1e-6
     torch.testing.assert_close(total, wanted, rtol=atol, atol=atol)
-    for a, b in zip(*(torch.autograd.grad(x, (hidden, head.weight, head.bias)) for x in (total, wanted))):
+    for a, b in zip(
+        *(torch.autograd.grad(x, (hidden, head.weight, head.bias)) for x in (total, wanted))
+    ):
         torch.testing.assert_close(a, b, rtol=10 * atol, atol=atol)
 
 
@@ -48,13 +56,22 @@ def test_it_equals_the_dense_loss_in_value_and_gradients(seed, keep, double):
 @given(seed=st.integers(0, 10_000))
 def test_a_tied_head_gets_both_its_gradients(seed):
     """The embedding is the head: it learns from where a token is read and from where it is predicted."""
-    _, labels = rows(seed, .7)
+    _, labels = rows(seed, 0.7)
     labels[0, 3] = 5
-    table, ids = torch.randn(12, 8, generator=torch.Generator().manual_seed(seed), requires_grad=True), labels.clamp(min=0)
-    got, wanted = (torch.autograd.grad(loss(F.embedding(ids, table), lambda h: F.linear(h, table), labels), table)[0]
-                   for loss in (lambda *a: picked(*a)[0], dense))
+    table, ids = (
+        torch.randn(12, 8, generator=torch.Generator().manual_seed(seed), requires_grad=True),
+        labels.clamp(min=0),
+    )
+    got, wanted = (
+        torch.autograd.grad(
+            loss(F.embedding(ids, table), lambda h: F.linear(h, table), labels), table
+        )[0]
+        for loss in (lambda *a: picked(*a)[0], dense)
+    )
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
-    read_only = torch.autograd.grad(picked(F.embedding(ids, table), lambda h: F.linear(h, table.detach()), labels)[0], table)[0]
+    read_only = torch.autograd.grad(
+        picked(F.embedding(ids, table), lambda h: F.linear(h, table.detach()), labels)[0], table
+    )[0]
     assert (got - read_only).abs().max() > 1e-3, "the head's own share is there"
 
 
@@ -62,13 +79,24 @@ def test_no_supervised_position_is_zero_and_differentiable():
     hidden, head = torch.randn(2, 4, 8, requires_grad=True), torch.nn.Linear(8, 5)
     total, n = picked(hidden, head, torch.full((2, 4), -100))
     total.backward()
-    assert (total.item(), n) == (0.0, 0) and hidden.grad.abs().sum() == 0 and head.weight.grad.abs().sum() == 0
+    assert (
+        (total.item(), n) == (0.0, 0)
+        and hidden.grad.abs().sum() == 0
+        and head.weight.grad.abs().sum() == 0
+    )
 
 
 # -- one pass, where the head is frozen
 
+
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), keep=st.floats(0, 1), double=st.booleans(), room=st.sampled_from([1, 12, 40, 1 << 24]), factor=st.floats(-3, 3))
+@given(
+    seed=st.integers(0, 10_000),
+    keep=st.floats(0, 1),
+    double=st.booleans(),
+    room=st.sampled_from([1, 12, 40, 1 << 24]),
+    factor=st.floats(-3, 3),
+)
 def test_one_pass_is_the_dense_loss(seed, keep, double, room, factor):
     """However many positions are taken at a time, and whatever gradient comes from above."""
     hidden, labels = rows(seed, keep, torch.float64 if double else torch.float32)
@@ -76,7 +104,11 @@ def test_one_pass_is_the_dense_loss(seed, keep, double, room, factor):
     head = torch.nn.Linear(8, 12, bias=False).to(hidden.dtype).requires_grad_(False)
     with mock.patch.object(loss, "LOGITS", room):
         total, n = picked(hidden, head, labels)
-    assert type(total.grad_fn).__name__ == "FusedLinearCrossEntropyBackward" and total.shape == () and total.dtype == hidden.dtype
+    assert (
+        type(total.grad_fn).__name__ == "FusedLinearCrossEntropyBackward"
+        and total.shape == ()
+        and total.dtype == hidden.dtype
+    )
     wanted, atol = dense(hidden, head, labels), 1e-12 if double else 1e-6
     torch.testing.assert_close(total, wanted, rtol=atol, atol=atol)
     got, want = (torch.autograd.grad(x * factor, hidden)[0] for x in (total, wanted))
@@ -85,14 +117,23 @@ def test_one_pass_is_the_dense_loss(seed, keep, double, room, factor):
 
 def test_one_pass_is_taken_only_where_the_head_is_frozen():
     hidden, labels = rows(0, 1.0)
-    plain, passes = torch.nn.Linear(8, 12, bias=False), lambda head: "FusedLinearCrossEntropy" in type(picked(hidden, head, labels)[0].grad_fn).__name__
+    plain, passes = (
+        torch.nn.Linear(8, 12, bias=False),
+        lambda head: (
+            "FusedLinearCrossEntropy" in type(picked(hidden, head, labels)[0].grad_fn).__name__
+        ),
+    )
     assert passes(plain.requires_grad_(False))
-    assert not passes(torch.nn.Linear(8, 12, bias=False)) and not passes(torch.nn.Linear(8, 12).requires_grad_(False)) and not passes(lambda h: plain(h))
+    assert (
+        not passes(torch.nn.Linear(8, 12, bias=False))
+        and not passes(torch.nn.Linear(8, 12).requires_grad_(False))
+        and not passes(lambda h: plain(h))
+    )
     assert not passes(torch.nn.Sequential(plain))
 
 
 def test_one_pass_needs_no_gradient_to_tell_the_loss():
-    hidden, labels = rows(3, .5)
+    hidden, labels = rows(3, 0.5)
     head = torch.nn.Linear(8, 12, bias=False).requires_grad_(False)
     wanted = picked(hidden, head, labels)[0]
     with torch.no_grad():
@@ -102,22 +143,38 @@ def test_one_pass_needs_no_gradient_to_tell_the_loss():
 
 def test_one_pass_in_16_bits_is_as_near_to_the_truth_as_the_plain_path():
     for dtype in (torch.bfloat16, torch.float16):
-        hidden, labels = rows(5, .8)
+        hidden, labels = rows(5, 0.8)
         head = torch.nn.Linear(8, 12, bias=False).requires_grad_(False)
         (truth,) = torch.autograd.grad(dense(hidden, head, labels), hidden)
         half, small = head.to(dtype), hidden.detach().to(dtype).requires_grad_(True)
-        errors = [(torch.autograd.grad(picked(small, h, labels)[0], small)[0].float() - truth).abs().max().item() for h in (half, lambda x: half(x))]
-        assert errors[0] <= 1.5 * errors[1] + 1e-3 and errors[0] < .1
+        errors = [
+            (torch.autograd.grad(picked(small, h, labels)[0], small)[0].float() - truth)
+            .abs()
+            .max()
+            .item()
+            for h in (half, lambda x: half(x))
+        ]
+        assert errors[0] <= 1.5 * errors[1] + 1e-3 and errors[0] < 0.1
 
 
 def test_16_bits_are_summed_in_32():
     """A thousand equal scores: the sum of their exponentials would be lost in bf16."""
     for dtype in (torch.bfloat16, torch.float16):
-        total, n = response_loss(torch.zeros(3, 4, dtype=dtype), torch.nn.Linear(4, 1000, bias=False).to(dtype), torch.tensor([1, 2, 3]))
-        assert total.dtype == torch.float32 and total.item() / n == pytest.approx(math.log(1000), rel=1e-6)
+        total, n = response_loss(
+            torch.zeros(3, 4, dtype=dtype),
+            torch.nn.Linear(4, 1000, bias=False).to(dtype),
+            torch.tensor([1, 2, 3]),
+        )
+        assert total.dtype == torch.float32 and total.item() / n == pytest.approx(
+            math.log(1000), rel=1e-6
+        )
 
 
-@given(st.lists(st.lists(st.sampled_from([-100, 1, 2, 3]), min_size=4, max_size=4), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-100, 1, 2, 3]), min_size=4, max_size=4), min_size=1, max_size=4
+    )
+)
 def test_the_shift(labels):
     """Position t is asked for the label of t + 1; nobody for the first label, the last position for nothing."""
     mask, target = supervised(torch.tensor(labels))

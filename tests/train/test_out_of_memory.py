@@ -1,4 +1,5 @@
 """Too little memory: a step goes through in smaller parts, with the same result, and a row that does not fit is named."""
+
 import json
 import os
 import subprocess
@@ -9,20 +10,29 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 import torch
-
-from instruct_course.train import checkpoint, loop
-from instruct_course.common.files import ASSETS
-from instruct_course.common.errors import InputError
-from instruct_course.data.template import Encoded
 from test_loop import ROWS, SETUP, adapter, tiny
 
-REASONS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."), MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-           RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 65536 bytes. Error code 12 (Cannot allocate memory)"),
-           RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 65536 bytes.")]
+from instruct_course.common.errors import InputError
+from instruct_course.common.files import ASSETS
+from instruct_course.data.template import Encoded
+from instruct_course.train import checkpoint, loop
+
+REASONS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    MemoryError(),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 65536 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 65536 bytes."
+    ),
+]
 
 
 def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
     """From now on a part of more than `most` tokens fails, in its forward pass or only on its way back."""
+
     def part(model, rows, *others, real=loop._part_loss):
         loss = real(model, rows, *others)
         if sum(len(r.ids) for r in rows) <= most:
@@ -32,8 +42,10 @@ def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
 
         def fail(_):
             raise reason
+
         loss.register_hook(fail)
         return loss
+
     monkeypatch.setattr(loop, "_part_loss", part)
 
 
@@ -53,17 +65,27 @@ def in_four():
     return trained(split(4, epochs=1))
 
 
-@pytest.mark.parametrize("reason,backward", [(REASONS[0], True), *((r, False) for r in REASONS)], ids=["backward", "cuda", "python", "cublas", "linux", "windows"])
+@pytest.mark.parametrize(
+    "reason,backward",
+    [(REASONS[0], True), *((r, False) for r in REASONS)],
+    ids=["backward", "cuda", "python", "cublas", "linux", "windows"],
+)
 def test_the_step_is_that_of_the_larger_accumulation(in_four, monkeypatch, reason, backward):
     """The first step fails in one part and in two, so all go through in four: the same bits as with --micro-batches 4."""
     wanted, plain, _ = in_four
     with_room(monkeypatch, 40, reason, backward)
     got, history, said = trained(split(1, epochs=1))
     assert torch.equal(got, wanted)
-    assert [h["loss"] for h in history] == [h["loss"] for h in plain] and [h["grad_norm"] for h in history] == [h["grad_norm"] for h in plain]
-    assert [h["parts"] for h in history] == [4] * len(history) and not any("parts" in h for h in plain)
-    assert said == ["memory is too small for a step in 1 part; from now on each goes through in 2, with the same result",
-                    "memory is too small for a step in 2 parts; from now on each goes through in 4, with the same result"]
+    assert [h["loss"] for h in history] == [h["loss"] for h in plain] and [
+        h["grad_norm"] for h in history
+    ] == [h["grad_norm"] for h in plain]
+    assert [h["parts"] for h in history] == [4] * len(history) and not any(
+        "parts" in h for h in plain
+    )
+    assert said == [
+        "memory is too small for a step in 1 part; from now on each goes through in 2, with the same result",
+        "memory is too small for a step in 2 parts; from now on each goes through in 4, with the same result",
+    ]
 
 
 def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
@@ -73,24 +95,37 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
 
     def once(model, rows, *others, real=loop._part_loss):
         loss = real(model, rows, *others)
-        if not failed and len(calls) == 2 * 3 + 2:               # the second half of the fourth step
+        if not failed and len(calls) == 2 * 3 + 2:  # the second half of the fourth step
             failed.append(len(calls))
             raise torch.OutOfMemoryError("CUDA out of memory.")
         calls.append(1)
         return loss
+
     calls = [1]
-    model, said = tiny(dropout=.2), []
+    model, said = tiny(dropout=0.2), []
     monkeypatch.setattr(loop, "_part_loss", once)
-    history = loop.fit(model, ROWS, loop.TrainConfig(**config.__dict__ | {"micro_batches": 2}), pad_id=0, say=said.append)
+    history = loop.fit(
+        model,
+        ROWS,
+        loop.TrainConfig(**config.__dict__ | {"micro_batches": 2}),
+        pad_id=0,
+        say=said.append,
+    )
     monkeypatch.undo()
-    assert failed and [h.get("parts") for h in history[:3]] == [None] * 3 and {h.get("parts") for h in history[3:]} == {4} and len(said) == 1
+    assert (
+        failed
+        and [h.get("parts") for h in history[:3]] == [None] * 3
+        and {h.get("parts") for h in history[3:]} == {4}
+        and len(said) == 1
+    )
     # the same: two parts for three steps, four from then on
-    again = tiny(dropout=.2)
+    again = tiny(dropout=0.2)
     parts = []
 
     def counted(items, k, real=loop.np.array_split):
         parts.append(k)
         return real(items, 2 if len(parts) <= 3 else 4)
+
     monkeypatch.setattr(loop.np, "array_split", counted)
     loop.fit(again, ROWS, loop.TrainConfig(**config.__dict__ | {"micro_batches": 2}), pad_id=0)
     assert torch.equal(adapter(model), adapter(again))
@@ -104,7 +139,11 @@ def test_a_run_that_goes_on_keeps_the_parts(monkeypatch, tmp_path):
     trained(checkpoints=keep, on_step=lambda h: h["step"] == 2)
     assert checkpoint.newest(keep.folder)[2]["history"][-1]["parts"] == history[0]["parts"] == 4
     again, resumed, said = trained(checkpoints=keep)
-    assert torch.equal(again, whole) and said == [] and [h["parts"] for h in resumed] == [h["parts"] for h in history]
+    assert (
+        torch.equal(again, whole)
+        and said == []
+        and [h["parts"] for h in resumed] == [h["parts"] for h in history]
+    )
 
 
 def test_checkpoints_say_it_where_nobody_else_does(monkeypatch, tmp_path, capsys):
@@ -119,13 +158,23 @@ def test_checkpoints_say_it_where_nobody_else_does(monkeypatch, tmp_path, capsys
 def test_one_row_that_does_not_fit_is_named(monkeypatch):
     longest = Encoded([7] * 35, [-100] * 30 + [7] * 5)
     with_room(monkeypatch, 34)
-    for config, way in ((SETUP, ", --gradient-checkpointing"), (split(1, gradient_checkpointing=True), "")):
-        with pytest.raises(InputError, match=rf"^memory is too small for a single row of 35 tokens; use a lower --max-length{way} or a smaller --model$"):
+    for config, way in (
+        (SETUP, ", --gradient-checkpointing"),
+        (split(1, gradient_checkpointing=True), ""),
+    ):
+        with pytest.raises(
+            InputError,
+            match=rf"^memory is too small for a single row of 35 tokens; use a lower --max-length{way} or a smaller --model$",
+        ):
             trained(config, [*ROWS[:12], longest])
 
 
 def test_other_failures_are_not_taken_for_it(monkeypatch):
-    for reason in (RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"), ValueError("out of memory"), KeyError("x")):
+    for reason in (
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"),
+        ValueError("out of memory"),
+        KeyError("x"),
+    ):
         with monkeypatch.context() as patch:
             with_room(patch, 0, reason)
             with pytest.raises(type(reason)):
@@ -135,6 +184,7 @@ def test_other_failures_are_not_taken_for_it(monkeypatch):
 def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
     """The activations of the first try are gone when the second one begins: nothing holds on to them, not even the exception."""
     import weakref
+
     alive, seen = [], []
 
     def part(model, rows, *others, real=loop._part_loss):
@@ -145,6 +195,7 @@ def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
             alive.extend([weakref.ref(loss), weakref.ref(loss.grad_fn)])
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss
+
     monkeypatch.setattr(loop, "_part_loss", part)
     model = tiny()
     loop.fit(model, ROWS, SETUP, pad_id=0, on_step=lambda h: True, say=lambda text: None)
@@ -193,27 +244,54 @@ print(json.dumps([short, fit(2_000_000), fit(0, short[0][-1])]))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
 def test_real_memory_that_is_too_small():
     """The system refuses torch's allocator: the run finds its parts, and its adapter has the bits of a run that began with as many."""
-    done = subprocess.run([sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parent))], capture_output=True, text=True, timeout=240,
-                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parent))],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        },
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    (parts, said, *result), hopeless, (same, silent, *roomy) = json.loads(done.stdout.splitlines()[-1])
-    assert parts[-1] in (2, 4, 8) and 2 ** len(said) == parts[-1] and all("memory is too small for a step in" in text for text in said)
+    (parts, said, *result), hopeless, (same, silent, *roomy) = json.loads(
+        done.stdout.splitlines()[-1]
+    )
+    assert (
+        parts[-1] in (2, 4, 8)
+        and 2 ** len(said) == parts[-1]
+        and all("memory is too small for a step in" in text for text in said)
+    )
     assert hopeless.startswith("memory is too small for a single row of 399 tokens")
     assert same == parts and silent == [] and roomy == result
 
 
 # -- two processes
 
+
 class Net(torch.nn.Module):
     """As much of a language model as the loop asks for, without transformers, whose import would cost each process ten seconds."""
+
     config, dtype, device = SimpleNamespace(model_type="net"), torch.float32, torch.device("cpu")
 
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.embed, self.layer, self.head = torch.nn.Embedding(60, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 60, bias=False)
-        self.get_input_embeddings, self.get_output_embeddings = lambda: self.embed, lambda: self.head
-        self.base_model = lambda input_ids, **_: SimpleNamespace(last_hidden_state=torch.tanh(self.layer(self.embed(input_ids))).cumsum(1))
+        self.embed, self.layer, self.head = (
+            torch.nn.Embedding(60, 16),
+            torch.nn.Linear(16, 16),
+            torch.nn.Linear(16, 60, bias=False),
+        )
+        self.get_input_embeddings, self.get_output_embeddings = (
+            lambda: self.embed,
+            lambda: self.head,
+        )
+        self.base_model = lambda input_ids, **_: SimpleNamespace(
+            last_hidden_state=torch.tanh(self.layer(self.embed(input_ids))).cumsum(1)
+        )
 
 
 TOGETHER = """
@@ -245,14 +323,30 @@ def test_two_processes_agree(tmp_path):
     """Only the second one runs out of memory: both go on in the same number of parts, to the result of one process, and both end where one row is too long."""
     script, out = tmp_path / "worker.py", str(tmp_path / "out")
     script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), out=out), encoding="utf-8")
-    done = subprocess.run([str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc_per_node", "2", str(script)], capture_output=True, text=True, cwd=tmp_path, timeout=240,
-                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).parent / "torchrun"),
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     read = lambda name: json.loads(Path(out + name).read_text(encoding="utf-8"))
     (parts, losses, weights, end), other = read("0"), read("1")
-    assert other == [parts, losses, weights, end] and parts[-1] > 1 and end.startswith("memory is too small for a single row of ")
+    assert (
+        other == [parts, losses, weights, end]
+        and parts[-1] > 1
+        and end.startswith("memory is too small for a single row of ")
+    )
     assert len(read("0said")) > 0 == len(read("1said"))
     alone = Net()
-    history = loop.fit(alone, ROWS, split(1, epochs=.5), pad_id=0)
+    history = loop.fit(alone, ROWS, split(1, epochs=0.5), pad_id=0)
     assert losses == pytest.approx([h["loss"] for h in history], rel=1e-5)
     torch.testing.assert_close(torch.tensor(weights), adapter(alone), rtol=1e-5, atol=1e-5)

@@ -55,7 +55,13 @@ COUNTRIES = """France 法国 Paris 巴黎 Europe, Germany 德国 Berlin 柏林 E
     Chile 智利 Santiago 圣地亚哥 America, Peru 秘鲁 Lima 利马 America, Colombia 哥伦比亚 Bogota 波哥大 America, Ecuador 厄瓜多尔 Quito 基多 America,
     Uruguay 乌拉圭 Montevideo 蒙得维的亚 America, Venezuela 委内瑞拉 Caracas 加拉加斯 America, Australia 澳大利亚 Canberra 堪培拉 Oceania, Fiji 斐济 Suva 苏瓦 Oceania"""
 
-CONTINENTS = {"Europe": "欧洲", "Asia": "亚洲", "Africa": "非洲", "America": "美洲", "Oceania": "大洋洲"}
+CONTINENTS = {
+    "Europe": "欧洲",
+    "Asia": "亚洲",
+    "Africa": "非洲",
+    "America": "美洲",
+    "Oceania": "大洋洲",
+}
 
 OPPOSITES = """big small 大 小, hot cold 热 冷, high low 高 低, long short 长 短, fast slow 快 慢, old new 旧 新, good bad 好 坏, rich poor 富 穷,
     strong weak 强 弱, light dark 亮 暗, wet dry 湿 干, clean dirty 干净 肮脏, full empty 满 空, early late 早 晚, easy difficult 容易 困难, happy sad 快乐 悲伤,
@@ -70,24 +76,104 @@ ELEMENTS = """hydrogen 氢 H, helium 氦 He, lithium 锂 Li, carbon 碳 C, nitro
     aluminium 铝 Al, silicon 硅 Si, phosphorus 磷 P, sulfur 硫 S, chlorine 氯 Cl, argon 氩 Ar, potassium 钾 K, calcium 钙 Ca, titanium 钛 Ti, chromium 铬 Cr,
     iron 铁 Fe, nickel 镍 Ni, copper 铜 Cu, zinc 锌 Zn, bromine 溴 Br, iodine 碘 I, tin 锡 Sn, tungsten 钨 W, platinum 铂 Pt, mercury 汞 Hg, lead 铅 Pb, uranium 铀 U"""
 
-PEOPLE = "Anna 安娜, Ben 本恩, Clara 克拉拉, David 大卫, Emma 艾玛, Frank 弗兰克, Grace 格蕾丝, Henry 亨利, Iris 艾瑞丝, Jack 杰克, Kate 凯特, Leo 里奥, " \
-         "Maria 玛丽亚, Nina 妮娜, Oscar 奥斯卡, Paul 保罗, Rosa 罗莎, Sam 萨姆, Tina 蒂娜, Victor 维克多, Linda 琳达, Peter 彼得, Lucy 露西, Tom 汤姆"
+PEOPLE = (
+    "Anna 安娜, Ben 本恩, Clara 克拉拉, David 大卫, Emma 艾玛, Frank 弗兰克, Grace 格蕾丝, Henry 亨利, Iris 艾瑞丝, Jack 杰克, Kate 凯特, Leo 里奥, "
+    "Maria 玛丽亚, Nina 妮娜, Oscar 奥斯卡, Paul 保罗, Rosa 罗莎, Sam 萨姆, Tina 蒂娜, Victor 维克多, Linda 琳达, Peter 彼得, Lucy 露西, Tom 汤姆"
+)
 
 DEEDS = [  # past, gerund, zh, a sentence of detail
     ("bought a book", "buying a book", "买书", "The book was about the sea.", "那本书讲的是大海。"),
-    ("visited a museum", "visiting a museum", "参观博物馆", "The museum was full of old paintings.", "馆里挂满了古老的画。"),
-    ("met an old friend", "meeting an old friend", "见老朋友", "They talked for a long time.", "他们聊了很久。"),
-    ("learned to cook", "learning to cook", "学做饭", "The first soup was too salty.", "第一碗汤太咸了。"),
-    ("ran a race", "running a race", "参加赛跑", "Many people stood along the road.", "路边站着很多人。"),
-    ("painted a picture", "painting a picture", "画画", "The picture showed a small bridge.", "画上是一座小桥。"),
-    ("planted a tree", "planting a tree", "种树", "The ground was wet after the rain.", "雨后的土地很湿。"),
-    ("fixed a bicycle", "fixing a bicycle", "修自行车", "One wheel had been broken.", "有一个轮子坏了。"),
-    ("wrote a letter", "writing a letter", "写信", "The letter was four pages long.", "信写了四页。"),
-    ("lost a key", "losing a key", "丢钥匙", "The door stayed closed until night.", "门一直关到晚上。"),
-    ("watched a film", "watching a film", "看电影", "The cinema was almost empty.", "电影院几乎是空的。"),
-    ("opened a shop", "opening a shop", "开店", "The first guests came at noon.", "中午来了第一批客人。"),
-    ("took a photo", "taking a photo", "拍照", "The light was soft that evening.", "那天傍晚的光线很柔和。"),
-    ("played the piano", "playing the piano", "弹钢琴", "The song was slow and quiet.", "曲子又慢又轻。"),
+    (
+        "visited a museum",
+        "visiting a museum",
+        "参观博物馆",
+        "The museum was full of old paintings.",
+        "馆里挂满了古老的画。",
+    ),
+    (
+        "met an old friend",
+        "meeting an old friend",
+        "见老朋友",
+        "They talked for a long time.",
+        "他们聊了很久。",
+    ),
+    (
+        "learned to cook",
+        "learning to cook",
+        "学做饭",
+        "The first soup was too salty.",
+        "第一碗汤太咸了。",
+    ),
+    (
+        "ran a race",
+        "running a race",
+        "参加赛跑",
+        "Many people stood along the road.",
+        "路边站着很多人。",
+    ),
+    (
+        "painted a picture",
+        "painting a picture",
+        "画画",
+        "The picture showed a small bridge.",
+        "画上是一座小桥。",
+    ),
+    (
+        "planted a tree",
+        "planting a tree",
+        "种树",
+        "The ground was wet after the rain.",
+        "雨后的土地很湿。",
+    ),
+    (
+        "fixed a bicycle",
+        "fixing a bicycle",
+        "修自行车",
+        "One wheel had been broken.",
+        "有一个轮子坏了。",
+    ),
+    (
+        "wrote a letter",
+        "writing a letter",
+        "写信",
+        "The letter was four pages long.",
+        "信写了四页。",
+    ),
+    (
+        "lost a key",
+        "losing a key",
+        "丢钥匙",
+        "The door stayed closed until night.",
+        "门一直关到晚上。",
+    ),
+    (
+        "watched a film",
+        "watching a film",
+        "看电影",
+        "The cinema was almost empty.",
+        "电影院几乎是空的。",
+    ),
+    (
+        "opened a shop",
+        "opening a shop",
+        "开店",
+        "The first guests came at noon.",
+        "中午来了第一批客人。",
+    ),
+    (
+        "took a photo",
+        "taking a photo",
+        "拍照",
+        "The light was soft that evening.",
+        "那天傍晚的光线很柔和。",
+    ),
+    (
+        "played the piano",
+        "playing the piano",
+        "弹钢琴",
+        "The song was slow and quiet.",
+        "曲子又慢又轻。",
+    ),
 ]
 
 GOOD = "wonderful 很棒, excellent 非常出色, lovely 很可爱, great 很好, delicious 很美味, beautiful 很漂亮, friendly 很友好, perfect 很完美, charming 很迷人, comfortable 很舒适, amazing 令人惊喜, fresh 很新鲜"
@@ -95,31 +181,71 @@ BAD = "terrible 很糟糕, awful 非常差劲, horrible 很可怕, boring 很无
 SUBJECTS = "film 电影, hotel 酒店, soup 汤, book 书, room 房间, teacher 老师, trip 旅行, dress 裙子, game 游戏, song 歌, phone 手机, waiter 服务员, coffee 咖啡, cake 蛋糕, park 公园, service 服务"
 
 TOPICS = {  # topic: sentences (en, zh)
-    "sports 体育": [("The team scored two goals in the last minute.", "球队在最后一分钟进了两个球。"), ("She won the tennis final after three hours.", "她苦战三小时赢得网球决赛。"),
-        ("The runner broke the old record.", "这名选手打破了旧纪录。"), ("Fans cheered when the match ended.", "比赛结束时球迷欢呼起来。"), ("The coach changed the goalkeeper.", "教练换下了守门员。"), ("The swimmer took the gold medal.", "这位游泳选手夺得金牌。")],
-    "weather 天气": [("Heavy rain will fall in the north tomorrow.", "明天北方将有大雨。"), ("The wind was strong and the sky was gray.", "风很大，天空灰蒙蒙的。"),
-        ("Snow covered the hills all night.", "一整夜的雪盖住了山坡。"), ("The sun will shine until the evening.", "阳光会一直照到傍晚。"), ("A thick fog closed the road.", "浓雾封住了道路。"), ("The temperature dropped below zero.", "气温降到了零度以下。")],
-    "food 美食": [("Boil the noodles and add some salt.", "把面条煮开，再加一点盐。"), ("The soup smells of garlic and ginger.", "汤里有大蒜和生姜的香味。"),
-        ("Bake the bread for half an hour.", "面包要烤半个小时。"), ("Fry the eggs in a little butter.", "用少许黄油煎鸡蛋。"), ("The dumplings are filled with pork.", "饺子里包的是猪肉。"), ("Wash the vegetables and cut them small.", "把蔬菜洗净切碎。")],
-    "music 音乐": [("The singer began a slow song.", "歌手唱起了一首慢歌。"), ("The violin and the piano played together.", "小提琴和钢琴一起演奏。"),
-        ("The band gave a concert in the park.", "乐队在公园里开了音乐会。"), ("He practises the guitar every day.", "他每天练习吉他。"), ("The drum kept the rhythm.", "鼓声打着节奏。"), ("Her new album has ten tracks.", "她的新专辑有十首曲子。")],
-    "health 健康": [("The doctor told him to rest in bed.", "医生叫他卧床休息。"), ("The nurse measured her temperature.", "护士给她量了体温。"),
-        ("Take this medicine twice a day.", "这种药一天吃两次。"), ("A good sleep helps the heart.", "睡得好对心脏有益。"), ("The patient left the hospital today.", "病人今天出院了。"), ("Wash your hands to avoid the flu.", "勤洗手可以预防流感。")],
-    "travel 旅行": [("The plane to the island leaves at nine.", "去岛上的飞机九点起飞。"), ("We booked a hotel near the beach.", "我们订了海边的酒店。"),
-        ("The tourists took photos of the old castle.", "游客们拍下了古堡。"), ("Pack your suitcase before the journey.", "出发前收拾好行李箱。"), ("The guide showed us the city.", "导游带我们逛了这座城市。"), ("Our train ticket was checked at the border.", "过边境时检查了我们的车票。")],
+    "sports 体育": [
+        ("The team scored two goals in the last minute.", "球队在最后一分钟进了两个球。"),
+        ("She won the tennis final after three hours.", "她苦战三小时赢得网球决赛。"),
+        ("The runner broke the old record.", "这名选手打破了旧纪录。"),
+        ("Fans cheered when the match ended.", "比赛结束时球迷欢呼起来。"),
+        ("The coach changed the goalkeeper.", "教练换下了守门员。"),
+        ("The swimmer took the gold medal.", "这位游泳选手夺得金牌。"),
+    ],
+    "weather 天气": [
+        ("Heavy rain will fall in the north tomorrow.", "明天北方将有大雨。"),
+        ("The wind was strong and the sky was gray.", "风很大，天空灰蒙蒙的。"),
+        ("Snow covered the hills all night.", "一整夜的雪盖住了山坡。"),
+        ("The sun will shine until the evening.", "阳光会一直照到傍晚。"),
+        ("A thick fog closed the road.", "浓雾封住了道路。"),
+        ("The temperature dropped below zero.", "气温降到了零度以下。"),
+    ],
+    "food 美食": [
+        ("Boil the noodles and add some salt.", "把面条煮开，再加一点盐。"),
+        ("The soup smells of garlic and ginger.", "汤里有大蒜和生姜的香味。"),
+        ("Bake the bread for half an hour.", "面包要烤半个小时。"),
+        ("Fry the eggs in a little butter.", "用少许黄油煎鸡蛋。"),
+        ("The dumplings are filled with pork.", "饺子里包的是猪肉。"),
+        ("Wash the vegetables and cut them small.", "把蔬菜洗净切碎。"),
+    ],
+    "music 音乐": [
+        ("The singer began a slow song.", "歌手唱起了一首慢歌。"),
+        ("The violin and the piano played together.", "小提琴和钢琴一起演奏。"),
+        ("The band gave a concert in the park.", "乐队在公园里开了音乐会。"),
+        ("He practises the guitar every day.", "他每天练习吉他。"),
+        ("The drum kept the rhythm.", "鼓声打着节奏。"),
+        ("Her new album has ten tracks.", "她的新专辑有十首曲子。"),
+    ],
+    "health 健康": [
+        ("The doctor told him to rest in bed.", "医生叫他卧床休息。"),
+        ("The nurse measured her temperature.", "护士给她量了体温。"),
+        ("Take this medicine twice a day.", "这种药一天吃两次。"),
+        ("A good sleep helps the heart.", "睡得好对心脏有益。"),
+        ("The patient left the hospital today.", "病人今天出院了。"),
+        ("Wash your hands to avoid the flu.", "勤洗手可以预防流感。"),
+    ],
+    "travel 旅行": [
+        ("The plane to the island leaves at nine.", "去岛上的飞机九点起飞。"),
+        ("We booked a hotel near the beach.", "我们订了海边的酒店。"),
+        ("The tourists took photos of the old castle.", "游客们拍下了古堡。"),
+        ("Pack your suitcase before the journey.", "出发前收拾好行李箱。"),
+        ("The guide showed us the city.", "导游带我们逛了这座城市。"),
+        ("Our train ticket was checked at the border.", "过边境时检查了我们的车票。"),
+    ],
 }
 
-NUMBER_WORDS = "zero 零, one 一, two 二, three 三, four 四, five 五, six 六, seven 七, eight 八, nine 九"
+NUMBER_WORDS = (
+    "zero 零, one 一, two 二, three 三, four 四, five 五, six 六, seven 七, eight 八, nine 九"
+)
 
 
 def pairs(text):
-    """"a b, c d" -> [("a", "b"), ("c", "d")]; a hyphen stands for a space inside an item."""
+    """ "a b, c d" -> [("a", "b"), ("c", "d")]; a hyphen stands for a space inside an item."""
     return [tuple(part.replace("-", " ") for part in item.split()) for item in text.split(",")]
 
 
-WORD_LIST = [(en, zh, *cat.split()) for cat, text in WORDS.items() for en, zh in pairs(text)]  # (en, zh, category_en, category_zh)
-COUNTRY_LIST = pairs(COUNTRIES)   # (en, zh, capital_en, capital_zh, continent_en)
+WORD_LIST = [
+    (en, zh, *cat.split()) for cat, text in WORDS.items() for en, zh in pairs(text)
+]  # (en, zh, category_en, category_zh)
+COUNTRY_LIST = pairs(COUNTRIES)  # (en, zh, capital_en, capital_zh, continent_en)
 OPPOSITE_LIST = pairs(OPPOSITES)  # (en, opposite_en, zh, opposite_zh)
-ELEMENT_LIST = pairs(ELEMENTS)    # (en, zh, symbol)
+ELEMENT_LIST = pairs(ELEMENTS)  # (en, zh, symbol)
 PEOPLE_LIST = pairs(PEOPLE)
 GOOD_LIST, BAD_LIST, SUBJECT_LIST = pairs(GOOD), pairs(BAD), pairs(SUBJECTS)
