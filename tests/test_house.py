@@ -238,7 +238,9 @@ def test_the_project_stands_alone():
 
 
 def test_opened_files_name_their_encoding():
-    for path in [*(ROOT / "instruct_course").rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if re.search(r"\.(read|write)_text\(", line) and path.name != "_modidx.py":
-                assert "encoding=" in line, f"{path.name}: {line.strip()}"
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                if node.func.attr in ("read_text", "write_text"):
+                    named = any(k.arg == "encoding" for k in node.keywords)
+                    assert named, f"{path.name}, line {node.lineno}: {ast.unparse(node)[:80]}"

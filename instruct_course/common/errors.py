@@ -1,7 +1,19 @@
-"""What can go wrong, by whose fault."""
+"""What can go wrong, by whose fault it is.
 
-__all__ = ["InputError"]
+The command line prints each of these as one sentence. An `InputError` ends it with exit code 2
+(the user can mend it); the others, and every exception that is not named here, with 1.
+"""
+
+__all__ = ["InputError", "TrainingDiverged", "OutOfMemory"]
 
 
 class InputError(ValueError):
     """What the user gave is wrong; `str(error)` is one sentence: what, where, and how to mend it."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or a gradient became NaN or infinite, exploded, or vanished; one sentence."""
+
+
+class OutOfMemory(MemoryError):
+    """Memory is too small even for the smallest piece of the work; one sentence with what helps."""

@@ -48,7 +48,7 @@ from pathlib import Path
 import torch
 
 from ..common.errors import InputError
-from ..common.files import ASSETS, sha256, whole, write_json
+from ..common.files import ASSETS, sha256, write_folder, write_json
 from ..common.progress import Progress
 from ..common.text import HAN
 from ..data import dataset
@@ -712,7 +712,7 @@ def export(
         "files": {},
     }
     try:
-        with whole(out) as scratch:
+        with write_folder(out) as scratch:
             if format == "ollama":
                 (scratch / "Modelfile").write_text(
                     modelfile(p, go_template(p.template, p.tokenizer), context), encoding="utf-8"

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from ..common.errors import InputError
-from ..common.files import whole, write_json
+from ..common.files import write_folder, write_json
 from ..common.memory import Peak
 from ..common.progress import Progress
 from ..data import template as templates
@@ -573,7 +573,7 @@ def merge(
         "anonymous_bytes": {"merging": None, "judging": None},
     }
     try:
-        with whole(out) as scratch:
+        with write_folder(out) as scratch:
             need, free = (
                 len(kinds) * weight_bytes(p.base, "none", kind),
                 shutil.disk_usage(scratch).free,

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from .. import generate
 from ..common.errors import InputError
-from ..common.files import whole, write_json, write_lines
+from ..common.files import write_folder, write_json, write_lines
 from ..common.plots import chinese_plots
 from ..common.progress import Progress
 from ..common.text import HAN
@@ -381,7 +381,7 @@ def assess(
     stamp = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(name).stem)}-{datetime.now():%Y%m%d-%H%M%S}"
     out = Path(c.out) if c.out else run.path / "evaluations" / stamp
     try:
-        with whole(out) as scratch:
+        with write_folder(out) as scratch:
             report = _assess(c, run, other, name, rows, bad, wishes, judged_by, scratch, progress)
     finally:
         progress.close()
