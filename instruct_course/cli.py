@@ -258,7 +258,7 @@ def plan(config: configs.PlanConfig, as_json: bool):
 
 @command(configs.RehearseConfig, json_help="print JSON and nothing else")
 def rehearse(config: configs.RehearseConfig, as_json: bool):
-    """Train a model of the true shape with random weights for some steps: measured beside planned."""
+    """Train random weights of the true shape for some steps: measured beside planned."""
     from instruct_course.plan import rehearse as rehearsals
 
     made = rehearsals.rehearse_command(

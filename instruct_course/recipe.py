@@ -110,7 +110,7 @@ class Job:
 
     @contextlib.contextmanager
     def finished_or_discarded(self) -> Iterator[None]:
-        """After the block the run directory is in its place; after an error nothing is half there."""
+        """After the block the run directory is in its place; after an error nothing is half done."""
         if not self.is_first:
             yield
             return
@@ -262,7 +262,13 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
 
 @dataclass
 class Rows:
-    """The rows of a run. train and held: data sets; encoded: the training rows, once a template is known."""
+    """The rows of a run.
+
+    Attributes:
+        train, held: the training rows, and the held-out rows by split, as data sets.
+        source: what they are called in messages.
+        encoded: the training rows as ids and labels, once the template is known.
+    """
 
     train: object
     held: dict[str, object]
@@ -428,7 +434,6 @@ def attach(job: Job, student: Student) -> None:
 
 def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
     """Train, validating, logging and keeping checkpoints on the way; the history of all steps."""
-    config = job.config
     validation = _validation(job, student, rows)
     with _logger(job) as log:
 

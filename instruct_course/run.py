@@ -1,4 +1,4 @@
-"""Run directories: a finished one, opened to be asked; and a partial one, from which a run goes on."""
+"""Run directories: a finished one, to be asked; and a partial one, from which a run goes on."""
 
 import itertools
 import json
