@@ -1,5 +1,6 @@
 """Run directories: a finished one, to be asked; and a partial one, from which a run goes on."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -246,4 +247,5 @@ class PartialRun:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         for empty in self.made:
-            empty.rmdir()
+            with contextlib.suppress(OSError):  # it was never made, or somebody uses it by now
+                empty.rmdir()
