@@ -872,7 +872,7 @@ def doctor(
 
     facts = doctor_.examine(only, quiet=as_json)
     print(json.dumps(facts, ensure_ascii=False, indent=1) if as_json else doctor_.describe(facts))
-    raise typer.Exit(doctor_.code(facts))
+    raise typer.Exit(doctor_.exit_code(facts))
 
 
 def main():
