@@ -161,12 +161,17 @@ def meaningless_ids() -> set[str]:
 
 @cache
 def modules() -> dict[str, Path]:
-    """{dotted name: file} of the package, without the package's own name and without __init__."""
-    return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if "assets" not in path.parts and path.name not in ("__init__.py", "_modidx.py")
-    }
+    """{dotted name without the package's own: file}; a folder counts if its __init__ has code."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+            if not parts or len(tree(path).body) < 2:
+                continue
+        if "assets" not in parts and parts[-1] != "_modidx":
+            found[".".join(parts)] = path
+    return found
 
 
 @cache
