@@ -283,7 +283,7 @@ def doctor(config: configs.DoctorConfig, as_json: bool):
         _print_json(facts)
     else:
         print(doctors.describe(facts))
-    raise typer.Exit(doctors.code(facts))
+    raise typer.Exit(doctors.exit_code(facts))
 
 
 def main():
