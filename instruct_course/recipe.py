@@ -13,7 +13,8 @@ from pathlib import Path
 from instruct_course import generate
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
-from instruct_course.common.progress import Progress, curves, samples
+from instruct_course.common.plots import curves
+from instruct_course.common.progress import Progress, samples
 from instruct_course.data import dataset
 from instruct_course.data import template as templates
 from instruct_course.evaluate import metrics
