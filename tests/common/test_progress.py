@@ -19,7 +19,7 @@ from instruct_course.common import progress as progress_
 from instruct_course.common.errors import InputError
 from instruct_course.common.progress import Progress, _Speed, curves, duration, samples
 from instruct_course.train import loggers
-from instruct_course.train.loggers import open_tracker
+from instruct_course.train.loggers import open_logger
 
 ROOT = Path(__file__).parents[2]
 
@@ -377,12 +377,12 @@ class Broken:
         self.calls.append("finish")
 
 
-def test_a_tracker_that_fails_is_told_once_and_left_alone():
+def test_a_logger_that_fails_is_told_once_and_left_alone():
     said, broken = [], Broken()
-    tracker = loggers.Tracker("wandb", broken, said.append)
+    logger = loggers.Logger("wandb", broken, said.append)
     for h in history(4, heldout_loss=1, interrupted=True, note="text", best=None):
-        tracker.log(h)
-    tracker.close()
+        logger.log(h)
+    logger.close()
     assert said == [
         "--report-to wandb failed and gets no more of this run: ConnectionError: … refused"
     ]
@@ -396,11 +396,11 @@ def test_a_tracker_that_fails_is_told_once_and_left_alone():
     }
 
 
-def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
+def test_unknown_or_missing_loggers_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match="--report-to mlflow: choose one of tensorboard, wandb, trackio"
     ):
-        open_tracker("mlflow", tmp_path, {})
+        open_logger("mlflow", tmp_path, {})
     for name, hidden in (
         ("wandb", "wandb"),
         ("trackio", "trackio"),
@@ -409,15 +409,15 @@ def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, hidden, None)
         monkeypatch.setitem(sys.modules, "tensorboardX", None)
         with pytest.raises(InputError, match=f"--report-to {name}: .* pip install -U {name}"):
-            open_tracker(name, tmp_path, {})
+            open_logger(name, tmp_path, {})
 
 
 def test_only_the_first_process_tracks(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    tracker = open_tracker("tensorboard", tmp_path / "run", {"lr": 1e-3})
-    tracker.log(history(1)[0])
-    tracker.close()
-    assert not list(tmp_path.iterdir()) and not tracker.works
+    logger = open_logger("tensorboard", tmp_path / "run", {"lr": 1e-3})
+    logger.log(history(1)[0])
+    logger.close()
+    assert not list(tmp_path.iterdir()) and not logger.works
 
 
 def need(name):
@@ -427,12 +427,12 @@ def need(name):
 
 def test_tensorboard_files_hold_the_numbers(tmp_path, capfd):
     need("tensorboard")
-    tracker = open_tracker(
+    logger = open_logger(
         "tensorboard", tmp_path / "run", {"lr": 1e-3, "data": None, "model": "nano"}
     )
     for h in history(5, heldout_loss=2.0):
-        tracker.log(h)
-    tracker.close()
+        logger.log(h)
+    logger.close()
     assert capfd.readouterr() == ("", "")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -452,12 +452,12 @@ def test_tensorboard_files_hold_the_numbers(tmp_path, capfd):
     assert b"model: nano" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 
 
-def run_tracker(name, folder, **env):
+def run_logger(name, folder, **env):
     """(stdout and stderr of a process of its own that tracks three steps, its folder)."""
     code = (
-        "import sys; from pathlib import Path; from instruct_course.train.loggers import open_tracker\n"
+        "import sys; from pathlib import Path; from instruct_course.train.loggers import open_logger\n"
         "for run in ('a', 'b'):\n"
-        "    t = open_tracker(sys.argv[1], Path(sys.argv[2]) / run, {'lr': 0.1, 'model': 'nano'})\n"
+        "    t = open_logger(sys.argv[1], Path(sys.argv[2]) / run, {'lr': 0.1, 'model': 'nano'})\n"
         "    for i in (1, 2, 3): t.log({'step': i, 'steps': 3, 'loss': 1 / i, 'tokens': 5})\n"
         "    t.close()\n"
     )
@@ -479,7 +479,7 @@ def run_tracker(name, folder, **env):
 
 def test_wandb_stays_on_this_machine_and_silent(tmp_path):
     need("wandb")
-    assert run_tracker("wandb", tmp_path) == ""
+    assert run_logger("wandb", tmp_path) == ""
     for run in ("a", "b"):
         files = list((tmp_path / run / "track").rglob("*.wandb"))
         assert (
@@ -492,7 +492,7 @@ def test_wandb_stays_on_this_machine_and_silent(tmp_path):
 
 def test_trackio_writes_here_and_prints_no_token(tmp_path):
     need("trackio")
-    assert run_tracker("trackio", tmp_path) == ""
+    assert run_logger("trackio", tmp_path) == ""
     read = "import sys; from trackio.sqlite_storage import SQLiteStorage as s; print([(r['step'], r['loss']) for r in s.get_logs('instruct_course', sys.argv[1])])"
     for run in ("a", "b"):
         env = os.environ | {"TRACKIO_DIR": str(tmp_path / run / "track")}
@@ -504,7 +504,7 @@ def test_trackio_writes_here_and_prints_no_token(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_tracker_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
+def test_a_logger_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
     need(name)
     from nbclient import NotebookClient
 
@@ -516,8 +516,8 @@ def test_a_tracker_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
     ):
         monkeypatch.setenv(key, value)
     code = (
-        f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.train.loggers import open_tracker\n"
-        f"t = open_tracker({name!r}, Path('run'), {{'lr': 0.1}})\nt.log({{'step': 1, 'loss': 2.0}})\nt.close()\nprint(t.works, len(list(Path('run/track').rglob('*'))) > 0)"
+        f"import sys; sys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom instruct_course.train.loggers import open_logger\n"
+        f"t = open_logger({name!r}, Path('run'), {{'lr': 0.1}})\nt.log({{'step': 1, 'loss': 2.0}})\nt.close()\nprint(t.works, len(list(Path('run/track').rglob('*'))) > 0)"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(
