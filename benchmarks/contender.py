@@ -186,7 +186,7 @@ def ours(net, rows, task, pad_id, slices_of):
     from instruct_course.train.batch import prefix_groups
 
     config = config_of(task)
-    todo = loop.plan([len(r.ids) for r in rows], config, prefix_groups(rows))
+    todo = loop.schedule_batches([len(r.ids) for r in rows], config, prefix_groups(rows))
     slices = slices_of(len(todo))
     slices.begin()
     loop.fit(
@@ -201,13 +201,13 @@ def ours(net, rows, task, pad_id, slices_of):
 
 
 def plain(net, rows, task, pad_id, slices_of):
-    """The reference: the same batches by length, as rectangles through transformers' and PEFT's own modules; head and loss as ours."""
+    """The reference: the same batches by length, as padded batches through transformers' and PEFT's own modules; head and loss as ours."""
     import torch
 
     from instruct_course.train import batch, engine, loop
 
     config = config_of(task)
-    todo = loop.plan([len(r.ids) for r in rows], config)
+    todo = loop.schedule_batches([len(r.ids) for r in rows], config)
     slices = slices_of(len(todo))
     slices.begin()
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -215,7 +215,9 @@ def plain(net, rows, task, pad_id, slices_of):
     net.train()
     for step, chosen in enumerate(todo):
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * loop.decay(step, len(todo), config.warmup, config.schedule)
+            group["lr"] = config.lr * loop.lr_factor(
+                step, len(todo), config.warmup, config.schedule
+            )
         optimizer.zero_grad(set_to_none=True)
         total, n = engine.batch_loss(net, batch.collate([rows[i] for i in chosen], pad_id))
         (total / n).backward()
@@ -330,7 +332,7 @@ def floor(config, rows, task, slices_of):
     from instruct_course.train import loop
     from instruct_course.train.batch import pack, prefix_groups
 
-    todo = loop.plan([len(r.ids) for r in rows], config_of(task), prefix_groups(rows))
+    todo = loop.schedule_batches([len(r.ids) for r in rows], config_of(task), prefix_groups(rows))
     shapes = [shape_of(pack([rows[i] for i in chosen])) for chosen in todo]
     clock, slices = Clock(compute_dtype("smollm2")), slices_of(len(todo))
     clock.seconds(step(config, shapes[0], rank=RANK))

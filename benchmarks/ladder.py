@@ -23,7 +23,7 @@ def rungs(model, pad: int):
 
     import torch
 
-    from instruct_course.train import batch, engine
+    from instruct_course.train import batch, engine, fused
 
     def all_positions(rows):
         model(**batch.collate(rows, pad)).loss.backward()
@@ -31,29 +31,29 @@ def rungs(model, pad: int):
     def by(arrange, **options):
         made, scores = (
             engine.Engine(model, cache=options.get("cache", False)),
-            options.get("scores", engine.SCORES),
+            options.get("scores", fused.SCORES),
         )
         everywhere = options.get("everywhere", False)
 
         def step(rows):
-            with mock.patch.object(engine, "SCORES", scores):
-                line = arrange(rows)
+            with mock.patch.object(fused, "SCORES", scores):
+                packed = arrange(rows)
                 if everywhere:  # ask for all positions in the last layer too, and take the supervised ones afterwards
-                    wanted = line.target != -100
+                    wanted = packed.targets != -100
                     asked = batch.PackedBatch(
-                        **line.__dict__
+                        **packed.__dict__
                         | {
-                            "target": torch.where(
-                                torch.arange(len(line.target)) < line.prefix, -100, 0
+                            "targets": torch.where(
+                                torch.arange(len(packed.targets)) < packed.prefix_length, -100, 0
                             )
                         }
                     )
-                    hidden = made.hidden(asked)[wanted[line.prefix :]]
+                    hidden = made.hidden(asked)[wanted[packed.prefix_length :]]
                     total = engine.response_loss(
-                        hidden, model.get_output_embeddings(), line.target[wanted]
+                        hidden, model.get_output_embeddings(), packed.targets[wanted]
                     )[0]
                 else:
-                    total, _ = engine.batch_loss(model, line, engine=made)
+                    total, _ = engine.batch_loss(model, packed, engine=made)
                 total.backward()
 
         return step
@@ -64,7 +64,7 @@ def rungs(model, pad: int):
         "head and loss on supervised positions": lambda rows: engine.batch_loss(
             model, batch.collate(rows, pad)
         )[0].backward(),
-        "own products and backward passes, one line": by(alone, scores=0, everywhere=True),
+        "own products and backward passes, packed": by(alone, scores=0, everywhere=True),
         "the common beginning once": by(shared, scores=0, everywhere=True),
         "attention by products": by(shared, everywhere=True),
         "the last layer where it is asked": by(shared),
@@ -99,7 +99,7 @@ def main():
         templates.encode(templates.named("alpaca"), base.tokenizer, dataset.example(r))
         for r in rows.select(range(min(ROWS, len(rows))))
     ]
-    some = batch.batches([len(r.ids) for r in rows], 2048, family=batch.prefix_groups(rows))
+    some = batch.batches([len(r.ids) for r in rows], 2048, groups=batch.prefix_groups(rows))
     some = [
         [rows[i] for i in some[b]] for b in np.linspace(0, len(some) - 1, o.batches).astype(int)
     ]

@@ -8,7 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch as the engine sees it. tokens: N in the line; asked: M supervised; own: (rows, longest) without the beginning of `prefix` tokens;
+    """A batch as the engine sees it. tokens: N in the packed batch; asked: M supervised; own: (rows, longest) without the common prefix of `prefix` tokens;
     most: supervised tokens of the row that has most."""
 
     tokens: int
@@ -18,15 +18,15 @@ class Shape:
     most: int
 
 
-def shape_of(line) -> Shape:
+def shape_of(packed) -> Shape:
     """The shape of a `batch.PackedBatch`."""
-    wanted = (line.target != -100).nonzero()[:, 0]
-    row = line.back[wanted - line.prefix] // line.own.shape[1]
+    wanted = (packed.targets != -100).nonzero()[:, 0]
+    row = packed.unpad_indices[wanted - packed.prefix_length] // packed.pad_indices.shape[1]
     return Shape(
-        line.ids.shape[1],
+        packed.input_ids.shape[1],
         len(wanted),
-        tuple(line.own.shape),
-        line.prefix,
+        tuple(packed.pad_indices.shape),
+        packed.prefix_length,
         int(torch.bincount(row, minlength=1).max()),
     )
 

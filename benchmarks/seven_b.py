@@ -80,7 +80,7 @@ def measure(o) -> dict:
     gc.collect()
     trained = [p for p in net.parameters() if p.requires_grad]
     ids = np.random.default_rng(0).integers(0, 150000, o.tokens).tolist()
-    line = pack([Encoded(ids, [-100] * (o.tokens // 2) + ids[o.tokens // 2 :])])
+    packed = pack([Encoded(ids, [-100] * (o.tokens // 2) + ids[o.tokens // 2 :])])
     eng = engine.Engine(net, gradient_checkpointing=True)
     optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.0, fused=True)
     peak.bytes, peak.resident = (before := anonymous()), 0
@@ -88,11 +88,11 @@ def measure(o) -> dict:
         f"built in {built['seconds']:.0f} s, {before / 1e9:.2f} GB with adapters ({peak.before / 1e9:.2f} GB before anything was built); load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
-    shape, steps = shape_of(line), []
+    shape, steps = shape_of(packed), []
     for i in range(o.steps + 1):  # the first warms up, and makes the optimizer's state
         peak.on, started, busy = True, time.perf_counter(), time.process_time()
         optimizer.zero_grad(set_to_none=True)
-        total, n = engine.batch_loss(net, line, engine=eng)
+        total, n = engine.batch_loss(net, packed, engine=eng)
         (total / n).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -22,7 +22,7 @@ from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
 from instruct_course.train.batch import prefix_groups
-from instruct_course.train.loggers import open_tracker
+from instruct_course.train.loggers import open_logger
 
 __all__ = ["TuneConfig", "tune"]
 SPLITS = ("inputs", "wordings", "knowledge")  # of the built-in rows, to judge by
@@ -240,7 +240,7 @@ def train_config(job: Job) -> loop.TrainConfig:
 def _checkpoints(job: Job, rows: Rows) -> loop.Checkpoints:
     """Where and how often the training keeps its state; by default ten times per run."""
     lengths = [len(row.ids) for row in rows.encoded]
-    steps = len(loop.plan(lengths, train_config(job), prefix_groups(rows.encoded)))
+    steps = len(loop.schedule_batches(lengths, train_config(job), prefix_groups(rows.encoded)))
     every = job.config.save_steps or max(1, steps // 10)
     return loop.Checkpoints(job.partial.folder / "checkpoints", every=every, say=job.progress.say)
 
@@ -281,7 +281,7 @@ def _logger(job: Job) -> Iterator[Callable[[dict], None]]:
             job.progress.close()
         return
     shown = asdict(config) | without_paths(config)
-    logger = open_tracker(config.report_to, job.folder, shown, say=job.progress.say)
+    logger = open_logger(config.report_to, job.folder, shown, say=job.progress.say)
     try:
         yield logger.log
     finally:

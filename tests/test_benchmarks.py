@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import contender, products, sft
 from instruct_course.data.template import Encoded
-from instruct_course.train.batch import lay_out
+from instruct_course.train.batch import pack
 
 
 class Tiny:
@@ -58,7 +58,7 @@ def test_the_clock_runs_every_product():
         Encoded([1, 2, 3, 4, 5], [-100, -100, -100, 4, 5]),
         Encoded([1, 2, 3, 9], [-100, -100, -100, 9]),
     ]
-    shape = products.shape_of(lay_out(rows, share=0))
+    shape = products.shape_of(pack(rows, share=0))
     assert (shape.tokens, shape.asked, shape.prefix, shape.most) == (7, 3, 2, 2)
     made = products.step(Tiny, shape, rank=2)
     assert set(products.Clock(torch.float32).seconds(made)) == {

@@ -67,7 +67,7 @@ ignore = ["E402", "E741", "B008", "B905"]
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
-pythonpath = [".", "tests", "tests/train", "tests/doctor"]
+pythonpath = [".", "tests", "tests/doctor"]
 addopts = "-q --durations=15"
 filterwarnings = ["ignore::DeprecationWarning"]
 """

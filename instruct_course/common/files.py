@@ -83,7 +83,7 @@ def write_folder(out: str | Path, *, sync: bool = False, option: str = "--out ")
     try:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-{os.getpid()}-", dir=out.parent))
         except OSError as error:
             why = error.strerror
             raise InputError(

@@ -5,12 +5,15 @@ __all__ = [
     "batches",
     "collate",
     "PackedBatch",
+    "common_prefix",
     "pack",
     "prefix_groups",
     "PadInput",
     "UnpadInput",
+    "pad_input",
+    "unpad_input",
     "QueryIndex",
-    "additive",
+    "additive_mask",
     "query_index",
 ]
 
@@ -34,172 +37,279 @@ def batches(
     *,
     seed: int = 0,
     epoch: int = 0,
-    family: Sequence[int] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Row numbers in batches of like length and one family, each at most `batch_tokens` with its padding (one row at least), in random order."""
+    """Row numbers in batches of similar length, in random order.
+
+    Args:
+        lengths: tokens of each row.
+        batch_tokens: what a batch may hold, with its padding; a longer row is a batch of its own.
+        seed: of the order, with `epoch`.
+        epoch: the number of the pass over the rows.
+        groups: a number per row; the rows of a batch have the same one.
+
+    Returns:
+        The row numbers of each batch.
+    """
     rng = np.random.default_rng([seed, epoch])
-    family = np.zeros(len(lengths), int) if family is None else np.asarray(family)
-    order = np.lexsort((np.asarray(lengths) * rng.uniform(0.9, 1.1, len(lengths)), family))
-    out, now, longest = [], [], 0
-    for i in order.tolist():
+    groups = np.zeros(len(lengths), int) if groups is None else np.asarray(groups)
+    jittered = np.asarray(lengths) * rng.uniform(0.9, 1.1, len(lengths))
+    made = []
+    batch = []
+    longest = 0
+    for i in np.lexsort((jittered, groups)).tolist():
         longest = max(longest, lengths[i])
-        if now and (longest * (len(now) + 1) > batch_tokens or family[i] != family[now[0]]):
-            out.append(now)
-            now, longest = [], lengths[i]
-        now.append(i)
-    if now:
-        out.append(now)
-    rng.shuffle(out)
-    return out
+        full = longest * (len(batch) + 1) > batch_tokens
+        if batch and (full or groups[i] != groups[batch[0]]):
+            made.append(batch)
+            batch = []
+            longest = lengths[i]
+        batch.append(i)
+    if batch:
+        made.append(batch)
+    rng.shuffle(made)
+    return made
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #collate
 def collate(rows: Sequence[Encoded], pad_id: int, device="cpu") -> dict[str, torch.Tensor]:
-    """Rows as tensors input_ids, attention_mask and labels, each (B, T), padded on the right."""
-    width = max(len(r.ids) for r in rows)
-    fill = lambda items, value: torch.tensor(
-        [list(x) + [value] * (width - len(x)) for x in items], device=device
-    )
+    """Rows as a padded batch.
+
+    Args:
+        rows: B rows, of at most T tokens.
+        pad_id: the id of padding.
+        device: where the tensors are made.
+
+    Returns:
+        input_ids, labels and attention_mask, each (B, T) int64, padded on the right.
+    """
+    width = max(len(row.ids) for row in rows)
+
+    def padded(lists: list[list[int]], value: int) -> torch.Tensor:
+        filled = [list(items) + [value] * (width - len(items)) for items in lists]
+        return torch.tensor(filled, device=device)
+
     return {
-        "input_ids": fill([r.ids for r in rows], pad_id),
-        "labels": fill([r.labels for r in rows], IGNORE_INDEX),
-        "attention_mask": fill([[1] * len(r.ids) for r in rows], 0),
+        "input_ids": padded([row.ids for row in rows], pad_id),
+        "labels": padded([row.labels for row in rows], IGNORE_INDEX),
+        "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
     }
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #line
 @dataclass(frozen=True)
 class PackedBatch:
-    """Rows behind each other without padding, with the `prefix` ids that all of them begin with once, in front.
+    """B rows one behind the other, without padding, their common prefix once and in front.
 
-    ids, positions: (1, N) int64; target: (N,) the next label in the row, or IGNORE_INDEX; own: (B, S) where in the line each row's own
-    tokens are, its last one repeated; back: (N - prefix,) where in own.flatten() each own token is.
+    N is the number of all tokens, S the largest number of tokens that a row has behind the prefix.
+
+    Attributes:
+        prefix_length: tokens that all rows begin with.
+        input_ids: (1, N) int64.
+        position_ids: (1, N) int64, where in its row each token stands.
+        targets: (N,) int64, the next label in the row, or IGNORE_INDEX.
+        pad_indices: (B, S) int64, where in the batch each row's own tokens are; the last one is
+            repeated.
+        unpad_indices: (N - prefix_length,) int64, where in `pad_indices`, flattened, each own
+            token is.
     """
 
-    prefix: int
-    ids: torch.Tensor
-    positions: torch.Tensor
-    target: torch.Tensor
-    own: torch.Tensor
-    back: torch.Tensor
+    prefix_length: int
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    targets: torch.Tensor
+    pad_indices: torch.Tensor
+    unpad_indices: torch.Tensor
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #lay-out
-def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> PackedBatch:
-    """`rows` as a `PackedBatch`. The beginning ends before the first position that predicts a supervised token, for that one is each row's own.
+def common_prefix(rows: Sequence[Encoded]) -> int:
+    """Tokens that all rows begin with, up to where the first of them predicts a supervised one.
 
-    share: of all tokens, how many a common beginning must spare at least, else the line has none; above 1 it never has.
+    The token that predicts is each row's own, because each row has its own target there.
     """
-    prefix = (
-        min(
-            min((t for t, l in enumerate(r.labels) if l != IGNORE_INDEX), default=len(r.ids))
-            for r in rows
-        )
-        - 1
-        if len(rows) > 1
-        else 0
+    if len(rows) < 2:
+        return 0
+    first_supervised = (
+        next((t for t, label in enumerate(row.labels) if label != IGNORE_INDEX), len(row.ids))
+        for row in rows
     )
-    prefix = next((t for t in range(prefix) if len({r.ids[t] for r in rows}) > 1), max(0, prefix))
-    if prefix * (len(rows) - 1) < share * sum(len(r.ids) for r in rows):
+    longest = max(0, min(first_supervised) - 1)
+    return next((t for t in range(longest) if len({row.ids[t] for row in rows}) > 1), longest)
+
+
+def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> PackedBatch:
+    """Rows as a `PackedBatch`.
+
+    Args:
+        rows: the rows.
+        device: where the tensors are made.
+        share: the part of all tokens that a common prefix must save; else there is none. Above 1
+            there never is one.
+    """
+    prefix = common_prefix(rows)
+    if prefix * (len(rows) - 1) < share * sum(len(row.ids) for row in rows):
         prefix = 0
-    lengths = [len(r.ids) - prefix for r in rows]
-    starts = np.cumsum([prefix, *lengths[:-1]])
+    lengths = [len(row.ids) - prefix for row in rows]
     longest = max(lengths)
-    tensor = lambda values: torch.tensor(values, device=device)
+    starts = np.cumsum([prefix, *lengths[:-1]]).tolist()
+
+    input_ids = list(rows[0].ids[:prefix])
+    position_ids = list(range(prefix))
+    targets = [IGNORE_INDEX] * prefix
+    for row in rows:
+        input_ids += row.ids[prefix:]
+        position_ids += range(prefix, len(row.ids))
+        targets += [*row.labels[prefix + 1 :], IGNORE_INDEX]
+    pad_indices = [
+        [start + min(t, length - 1) for t in range(longest)]
+        for start, length in zip(starts, lengths)
+    ]
+    unpad_indices = [b * longest + t for b, length in enumerate(lengths) for t in range(length)]
     return PackedBatch(
-        prefix=prefix,
-        ids=tensor([[*rows[0].ids[:prefix], *(i for r in rows for i in r.ids[prefix:])]]),
-        positions=tensor(
-            [[*range(prefix), *(t for n in lengths for t in range(prefix, prefix + n))]]
-        ),
-        target=tensor(
-            [IGNORE_INDEX] * prefix
-            + [l for r in rows for l in [*r.labels[prefix + 1 :], IGNORE_INDEX]]
-        ),
-        own=tensor(
-            [[int(at) + min(t, n - 1) for t in range(longest)] for at, n in zip(starts, lengths)]
-        ),
-        back=tensor([b * longest + t for b, n in enumerate(lengths) for t in range(n)]),
+        prefix_length=prefix,
+        input_ids=torch.tensor([input_ids], device=device),
+        position_ids=torch.tensor([position_ids], device=device),
+        targets=torch.tensor(targets, device=device),
+        pad_indices=torch.tensor(pad_indices, device=device),
+        unpad_indices=torch.tensor(unpad_indices, device=device),
     )
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #families
 def prefix_groups(rows: Sequence[Encoded], *, first: int = 16, least: float = 0.1) -> list[int]:
-    """A number for each row: rows with one number have their `first` ids in common; a beginning that fewer than `least` of the rows have counts as 0."""
-    beginnings = [tuple(r.ids[:first]) for r in rows]
-    common = [b for b, n in Counter(beginnings).items() if n >= max(2, least * len(rows))]
+    """Groups of rows that begin alike, for `batches`.
+
+    Args:
+        rows: the rows.
+        first: ids that the rows of a group have in common.
+        least: the part of all rows that a group must have; smaller ones go to group 0.
+
+    Returns:
+        The number of each row's group.
+    """
+    beginnings = [tuple(row.ids[:first]) for row in rows]
+    enough = max(2, least * len(rows))
+    common = [b for b, count in Counter(beginnings).items() if count >= enough]
     return [1 + common.index(b) if b in common else 0 for b in beginnings]
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #rows
 class PadInput(torch.autograd.Function):
-    """Tokens of a line set up as rows: apply(t (N, …), own (B, S), back (N - p,)) -> (B, S, …). The first p tokens and copies get no gradient."""
+    """The autograd function of `pad_input`: a gather, forwards and backwards."""
 
     @staticmethod
-    def forward(ctx, t, own, back):
-        ctx.save_for_backward(back)
-        ctx.front = len(t) - len(back)
-        return t[own]
+    def forward(ctx, x, pad_indices, unpad_indices):
+        ctx.save_for_backward(unpad_indices)
+        ctx.prefix_length = len(x) - len(unpad_indices)
+        return x[pad_indices]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
-        own = grad_output.flatten(0, 1)[ctx.saved_tensors[0]]
-        return F.pad(own, (0, 0) * (own.dim() - 1) + (ctx.front, 0)), None, None
+        (unpad_indices,) = ctx.saved_tensors
+        own = grad_output.flatten(0, 1)[unpad_indices]
+        return F.pad(own, (0, 0) * (own.dim() - 1) + (ctx.prefix_length, 0)), None, None
 
 
 class UnpadInput(torch.autograd.Function):
-    """The way back: apply(t (B, S, …), back (M,)) -> (M, …)."""
+    """The autograd function of `unpad_input`."""
 
     @staticmethod
-    def forward(ctx, t, back):
-        ctx.save_for_backward(back)
-        ctx.shape = t.shape
-        return t.flatten(0, 1)[back]
+    def forward(ctx, x, unpad_indices):
+        ctx.save_for_backward(unpad_indices)
+        ctx.shape = x.shape
+        return x.flatten(0, 1)[unpad_indices]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
-        return grad_output.new_zeros(ctx.shape).flatten(0, 1).index_copy_(
-            0, ctx.saved_tensors[0], grad_output
-        ).view(ctx.shape), None
+        (unpad_indices,) = ctx.saved_tensors
+        padded = grad_output.new_zeros(ctx.shape).flatten(0, 1)
+        return padded.index_copy_(0, unpad_indices, grad_output).view(ctx.shape), None
+
+
+def pad_input(x: torch.Tensor, index: "PackedBatch | QueryIndex") -> torch.Tensor:
+    """Packed tokens as padded rows.
+
+    Args:
+        x: (N, …), one entry per token.
+        index: says where each place of the rows is read from.
+
+    Returns:
+        (B, S, …). The prefix and the copies that fill the rows get no gradient from it.
+    """
+    return PadInput.apply(x, index.pad_indices, index.unpad_indices)
+
+
+def unpad_input(x: torch.Tensor, index: "PackedBatch | QueryIndex") -> torch.Tensor:
+    """The way back: padded rows (B, S, …) as their own tokens (N - prefix_length, …)."""
+    return UnpadInput.apply(x, index.unpad_indices)
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #ask
 @dataclass(frozen=True)
 class QueryIndex:
-    """The tokens of a line that ask in attention. own: (B, Q) where each row's are among them; back: (M,) the way back; mask: what each sees."""
+    """The tokens of a `PackedBatch` whose queries are needed, M of them.
 
-    own: torch.Tensor
-    back: torch.Tensor
+    Attributes:
+        pad_indices: (B, Q) int64, where among them each row's are.
+        unpad_indices: (M,) int64, where in `pad_indices`, flattened, each of them is.
+        mask: (1 or B n_kv, kv_groups Q, K), what each query sees, as `additive_mask` makes it.
+    """
+
+    pad_indices: torch.Tensor
+    unpad_indices: torch.Tensor
     mask: torch.Tensor
 
 
-def additive(sees: torch.Tensor, groups: int, n_kv: int, dtype) -> torch.Tensor:
-    """0 and -inf to add to scores: (1 or B n_kv, groups Q, K) from sees (1 or B, Q, K) bool."""
-    mask = (
-        torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-        .masked_fill_(~sees, -math.inf)
-        .repeat(1, groups, 1)
-    )
+def additive_mask(visible: torch.Tensor, kv_groups: int, n_kv: int, dtype) -> torch.Tensor:
+    """A mask to add to attention scores; Eq. 4.6.
+
+    Args:
+        visible: (1 or B, Q, K) bool, which keys each query sees.
+        kv_groups: query heads per key head.
+        n_kv: key heads.
+        dtype: of the scores.
+
+    Returns:
+        (1 or B n_kv, kv_groups Q, K) of 0 and -inf.
+    """
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    mask = mask.masked_fill_(~visible, -math.inf).repeat(1, kv_groups, 1)
     return mask if len(mask) == 1 else mask.repeat_interleave(n_kv, 0)
 
 
 def query_index(
-    line: PackedBatch, wanted: torch.Tensor | None, groups: int, n_kv: int, dtype
+    packed: PackedBatch, positions: torch.Tensor | None, kv_groups: int, n_kv: int, dtype
 ) -> QueryIndex:
-    """All own tokens of the rows, or those at `wanted` (M,), places in the line in rising order, none in the common beginning."""
-    (B, S), p, device = line.own.shape, line.prefix, line.ids.device
+    """Which tokens have queries, how they stand in rows, and what they see.
+
+    Args:
+        packed: the batch.
+        positions: (M,) int64, places in the batch in rising order, none in the prefix; None: all
+            tokens behind the prefix.
+        kv_groups, n_kv, dtype: as in `additive_mask`.
+    """
+    B, S = packed.pad_indices.shape
+    prefix = packed.prefix_length
+    device = packed.input_ids.device
     step = torch.arange(S, device=device)
-    sees = torch.arange(p + S, device=device) <= p + step[:, None]  # (S, p + S)
-    if wanted is None:
-        return QueryIndex(line.own, line.back, additive(sees[None], groups, n_kv, dtype))
-    place = line.back[wanted - p]  # in own.flatten()
-    row, at = place // S, place % S
-    count = torch.bincount(row, minlength=B)
-    nth = torch.arange(len(row), device=device) - (count.cumsum(0) - count)[row]  # of its row's
-    Q = int(count.max())
-    own = torch.zeros(B, Q, dtype=torch.long, device=device)
-    when = torch.zeros(B, Q, dtype=torch.long, device=device)
-    own[row, nth], when[row, nth] = torch.arange(len(row), device=device), at
-    return QueryIndex(own, row * Q + nth, additive(sees[when], groups, n_kv, dtype))
+    visible = torch.arange(prefix + S, device=device) <= prefix + step[:, None]  # (S, K)
+    if positions is None:
+        mask = additive_mask(visible[None], kv_groups, n_kv, dtype)
+        return QueryIndex(packed.pad_indices, packed.unpad_indices, mask)
+    place = packed.unpad_indices[positions - prefix]  # in the flattened (B, S)
+    row = place // S
+    column = place % S
+    numbers = torch.arange(len(row), device=device)
+    queries_per_row = torch.bincount(row, minlength=B)
+    first_of_row = queries_per_row.cumsum(0) - queries_per_row
+    number_in_row = numbers - first_of_row[row]
+    Q = int(queries_per_row.max())
+    pad_indices = torch.zeros(B, Q, dtype=torch.long, device=device)
+    pad_indices[row, number_in_row] = numbers
+    columns = torch.zeros(B, Q, dtype=torch.long, device=device)
+    columns[row, number_in_row] = column
+    mask = additive_mask(visible[columns], kv_groups, n_kv, dtype)
+    return QueryIndex(pad_indices, row * Q + number_in_row, mask)

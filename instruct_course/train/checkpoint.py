@@ -1,13 +1,12 @@
-"""The state of a training on disk: safetensors and JSON, whole or not at all, the newest ones kept."""
+"""Checkpoints: a run's state as safetensors and JSON, whole or not at all, the newest kept."""
 
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,188 +15,217 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from instruct_course.common.errors import InputError
-from instruct_course.common.files import sha256
+from instruct_course.common.files import sha256, write_folder
 
-__all__ = ["save", "newest", "differences"]
+__all__ = ["save", "newest", "differences", "checkpoints_in", "inspect"]
 
-STATE, TENSORS, VERSION = "state.json", "state.safetensors", 1
-_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")  # a second number: the same step, written once more
-_SCRATCH = re.compile(
-    r"\.step-.*-(\d+)-\w+"
-)  # hidden; the number is that of the process at work in it
+STATE = "state.json"
+TENSORS = "state.safetensors"
+VERSION = 1
+# the second number: the same step, written once more
+_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
+# hidden; the number is that of the process at work in it
+_SCRATCH = re.compile(r"\.step-.*-(\d+)-\w+")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, newest first, whole or not."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+    return sorted(found, key=_order, reverse=True)
 
 
 def _order(path: Path) -> tuple[int, int]:
     """(step, which writing of it) by the name of a checkpoint."""
-    step, again = _NAME.fullmatch(path.name).groups()
-    return int(step), int(again or 1)
+    step, writing = _NAME.fullmatch(path.name).groups()
+    return int(step), int(writing or 1)
 
 
-def _all(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, newest first, whole or not."""
-    return (
-        sorted(
-            (p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()),
-            key=_order,
-            reverse=True,
-        )
-        if folder.is_dir()
-        else []
-    )
+def inspect(path: Path) -> tuple[dict | None, str]:
+    """Whether a checkpoint is whole: sizes and hashes.
 
+    Args:
+        path: its folder.
 
-def _digest(state: dict) -> str:
-    """sha256 of all of state.json but this very entry, so that a changed byte there is seen too."""
-    return hashlib.sha256(
-        json.dumps(
-            {k: v for k, v in state.items() if k != "sha256"}, sort_keys=True, allow_nan=False
-        ).encode()
-    ).hexdigest()
-
-
-def _look(path: Path) -> tuple[dict | None, str]:
-    """(state.json, "") of a whole checkpoint; (None, what is wrong with it, as a part of a sentence) of any other."""
+    Returns:
+        (what state.json says, "") of a whole one; (None, what is wrong with it, as a part of a
+        sentence) of any other.
+    """
     try:
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         if state["version"] > VERSION:
             return None, "it was written by a newer version of instruct_course, so upgrade"
         if state["sha256"] != _digest(state) or state["step"] != _order(path)[0]:
             return None, f"its {STATE} was changed"
-        size, there = state["tensors"]["bytes"], (path / TENSORS).stat().st_size
-        if size != there:
-            return None, f"its {TENSORS} has {there:,} bytes, not {size:,}"
-        return (
-            (state, "")
-            if sha256(path / TENSORS) == state["tensors"]["sha256"]
-            else (None, f"its {TENSORS} was changed")
-        )
+        expected = state["tensors"]["bytes"]
+        size = (path / TENSORS).stat().st_size
+        if size != expected:
+            return None, f"its {TENSORS} has {size:,} bytes, not {expected:,}"
+        if sha256(path / TENSORS) != state["tensors"]["sha256"]:
+            return None, f"its {TENSORS} was changed"
+        return state, ""
     except OSError as error:
         return None, f"its {Path(error.filename or path).name} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, f"its {STATE} is cut short or was changed"
 
 
-def _sync(path: Path) -> None:
-    """Have the disk confirm what was written; of a folder only where the system can."""
-    with suppress(OSError) if path.is_dir() else nullcontext():
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the scratch folders of processes that are no more."""
-    for path in folder.iterdir():
-        if (m := _SCRATCH.fullmatch(path.name)) and (
-            int(m[1]) == os.getpid() or not psutil.pid_exists(int(m[1]))
-        ):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _thin(folder: Path, keep: int, new: Path) -> None:
-    """Remove other writings of the step of `new`, and all that is older than the newest `keep` whole checkpoints, `new` among them."""
-    kept = 1
-    for path in (p for p in _all(folder) if p != new):
-        if kept < keep and _order(path)[0] != _order(new)[0]:
-            kept += _look(path)[0] is not None
-        else:
-            with suppress(
-                OSError
-            ):  # out of sight first: a kill in the middle leaves nothing that looks like a checkpoint
-                gone = path.rename(path.with_name(f".{path.name}-{os.getpid()}-gone"))
-                shutil.rmtree(gone, ignore_errors=True)
+def _digest(state: dict) -> str:
+    """sha256 of all of state.json but this very entry, so that a changed byte is seen there too."""
+    rest = {key: value for key, value in state.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def save(
     folder: str | Path, step: int, tensors: dict[str, torch.Tensor], facts: dict, *, keep: int = 2
 ) -> Path:
-    """Write folder/step-00000123/ with state.safetensors and state.json, whole or not at all; returns it. The newest `keep` whole ones stay.
+    """Write folder/step-00000123/ with state.safetensors and state.json, whole or not at all.
 
-    A step that is written once more gets -2 behind its name, and its first writing goes afterwards.
-    tensors: any shapes, dtypes and devices. facts: plain JSON that comes back as it is. One process at a time writes into `folder`.
-    Errors: InputError when it cannot be written, as on a full disk; it names the checkpoint before, which stays as it was.
+    A step that is written once more gets -2 behind its name, and its first writing goes
+    afterwards. One process at a time writes into `folder`.
+
+    Args:
+        folder: where the checkpoints are; it is made if need be.
+        step: the number of the step.
+        tensors: by name; any shapes, dtypes and devices.
+        facts: plain JSON that comes back as it is.
+        keep: how many whole checkpoints stay, this one included.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        InputError: it cannot be written, as on a full disk; the sentence names the checkpoint
+            before, which stays as it was.
     """
-    folder, ready, seen = Path(folder), {}, set()
+    folder = Path(folder)
+    _check_plain_json(facts, step)
+    ready = _ready_to_write(tensors)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        new = _free_name(folder, step)
+        with write_folder(new, sync=True) as scratch:
+            save_file(ready, scratch / TENSORS)
+            (scratch / STATE).write_text(_state_text(step, facts, scratch), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise _not_written(folder, step, error) from None
+    except InputError as error:  # write_folder's, where not even a scratch folder can be made
+        raise _not_written(folder, step, error.__context__ or error) from None
+    _remove_older(folder, keep, new)
+    return new
+
+
+def _check_plain_json(facts: dict, step: int) -> None:
+    """Raise InputError where `facts` would not come back from JSON as they are."""
     try:
         if json.loads(json.dumps(facts, allow_nan=False)) != facts:
             raise ValueError("a tuple, or a key that is no text")
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"the facts of the checkpoint of step {step} are not plain JSON ({error}); give finite numbers, texts, lists and dicts"
+            f"the facts of the checkpoint of step {step} are not plain JSON ({error}); give "
+            "finite numbers, texts, lists and dicts"
         ) from None
+
+
+def _ready_to_write(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors on the CPU, each in memory of its own: safetensors refuses two names for one."""
+    ready = {}
+    seen = set()
     for name, tensor in tensors.items():
-        ready[name] = tensor.detach().cpu().contiguous()
-        memory = ready[name].untyped_storage().data_ptr()
-        ready[name] = (
-            ready[name].clone() if memory in seen else ready[name]
-        )  # safetensors refuses two names for one piece of memory
+        tensor = tensor.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        ready[name] = tensor.clone() if memory in seen else tensor
         seen.add(memory)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        again = max((n for s, n in map(_order, _all(folder)) if s == step), default=0)
-        new = folder / (
-            f"step-{step:08d}" + (f"-{again + 1}" if again else "")
-        )  # beside the old one, so that there is always one
-        scratch = Path(tempfile.mkdtemp(prefix=f".{new.name}-{os.getpid()}-", dir=folder))
-        try:
-            save_file(ready, scratch / TENSORS)
-            state = {
-                "version": VERSION,
-                "step": step,
-                "facts": facts,
-                "tensors": {
-                    "bytes": (scratch / TENSORS).stat().st_size,
-                    "sha256": sha256(scratch / TENSORS),
-                },
-            }
-            text = json.dumps(state | {"sha256": _digest(state)}, ensure_ascii=False, indent=1)
-            (scratch / STATE).write_text(text + "\n", encoding="utf-8")
-            scratch.chmod(0o755)
-            for path in (scratch / TENSORS, scratch / STATE, scratch):
-                _sync(path)
-            os.replace(scratch, new)
-            _sync(folder)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or re.sub(
-            r"^.*I/O error: | \(os error \d+\)$", "", str(error)
-        )
-        last = next((p for p in _all(folder) if _look(p)[0]), None)
-        then = (
-            f"the one before is still good: {last}; make room, then resume"
-            if last
-            else "there is none before it; make room or name another folder"
-        )
-        raise InputError(
-            f"{folder}: the checkpoint of step {step} could not be written ({why}); {then}"
-        ) from None
-    _thin(folder, keep, new)
-    return new
+    return ready
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    """A new checkpoint's path, beside an old one of the same step, so that there is always one."""
+    writings = [writing for s, writing in map(_order, checkpoints_in(folder)) if s == step]
+    again = f"-{max(writings) + 1}" if writings else ""
+    return folder / f"step-{step:08d}{again}"
+
+
+def _state_text(step: int, facts: dict, folder: Path) -> str:
+    """What stands in state.json, with sizes and hashes."""
+    path = folder / TENSORS
+    state = {
+        "version": VERSION,
+        "step": step,
+        "facts": facts,
+        "tensors": {"bytes": path.stat().st_size, "sha256": sha256(path)},
+    }
+    state["sha256"] = _digest(state)
+    return json.dumps(state, ensure_ascii=False, indent=1) + "\n"
+
+
+def _not_written(folder: Path, step: int, error: BaseException) -> InputError:
+    """The error of a checkpoint that could not be written, with the one before it."""
+    without_noise = re.sub(r"^.*I/O error: | \(os error \d+\)$", "", str(error))
+    why = getattr(error, "strerror", None) or without_noise
+    last = next((path for path in checkpoints_in(folder) if inspect(path)[0]), None)
+    if last:
+        then = f"the one before is still good: {last}; make room, then resume"
+    else:
+        then = "there is none before it; make room or name another folder"
+    return InputError(
+        f"{folder}: the checkpoint of step {step} could not be written ({why}); {then}"
+    )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the scratch folders of processes that are no more."""
+    for path in folder.iterdir():
+        if not (name := _SCRATCH.fullmatch(path.name)):
+            continue
+        process = int(name[1])
+        if process == os.getpid() or not psutil.pid_exists(process):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_older(folder: Path, keep: int, new: Path) -> None:
+    """Remove other writings of the step of `new`, and what is older than the `keep` newest."""
+    kept = 1
+    for path in checkpoints_in(folder):
+        if path == new:
+            continue
+        if kept < keep and _order(path)[0] != _order(new)[0]:
+            kept += inspect(path)[0] is not None
+            continue
+        # out of sight first: a kill in the middle leaves nothing that looks like a checkpoint
+        with suppress(OSError):
+            gone = path.rename(path.with_name(f".{path.name}-{os.getpid()}-gone"))
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def newest(
     folder: str | Path, *, say: Callable[[str], None] | None = None
 ) -> tuple[int, dict[str, torch.Tensor], dict] | None:
-    """(step, tensors, facts) of the newest whole checkpoint in `folder`, on the CPU; None when there is none at all.
+    """The newest whole checkpoint in `folder`.
 
-    One that is cut short, changed, unreadable or of a newer version is passed over, and `say` gets a sentence about it.
-    Errors: InputError when none is whole though there are some.
+    Args:
+        folder: where the checkpoints are.
+        say: gets a sentence about each one that is passed over: it is cut short, changed,
+            unreadable or of a newer version.
+
+    Returns:
+        (step, tensors on the CPU, facts), or None when there is no checkpoint at all.
+
+    Raises:
+        InputError: none is whole, though there are some.
     """
-    folder, faults = Path(folder), []
-    for path in _all(folder):
-        state, fault = _look(path)
-        if state:  # copies: the file may be removed or replaced while they are in use
+    folder = Path(folder)
+    faults = []
+    for path in checkpoints_in(folder):
+        state, fault = inspect(path)
+        if state:
             try:
-                return (
-                    state["step"],
-                    {k: t.clone() for k, t in load_file(path / TENSORS).items()},
-                    state["facts"],
-                )
+                loaded = load_file(path / TENSORS)
+                # copies: the file may be removed or replaced while they are in use
+                tensors = {name: tensor.clone() for name, tensor in loaded.items()}
+                return state["step"], tensors, state["facts"]
             except (OSError, SafetensorError) as error:
                 fault = f"its {TENSORS} cannot be read ({error})"
         faults.append(f"{path.name}: {fault}")
@@ -205,38 +233,45 @@ def newest(
             say(f"the checkpoint {path.name} is passed over: {fault}")
     if faults:
         raise InputError(
-            f"{folder}: no checkpoint there is whole ({'; '.join(faults)}); copy a good one there, or begin again in another folder"
+            f"{folder}: no checkpoint there is whole ({'; '.join(faults)}); copy a good one "
+            "there, or begin again in another folder"
         )
     return None
 
 
 def _shown(value) -> str:
     """`value` for a sentence, at most two dozen characters of it."""
-    text = (
-        value
-        if isinstance(value, str) and value
-        else "none"
-        if value is None
-        else json.dumps(value, ensure_ascii=False, default=str)
-    )
+    if value is None:
+        text = "none"
+    elif isinstance(value, str) and value:
+        text = value
+    else:
+        text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 24 else text[:24] + "…"
 
 
 def differences(was: dict, now: dict) -> list[str]:
-    """What differs between two dicts of facts, in words such as "lr (0.001 there, 0.002 here)"; entries of dicts inside have dotted names."""
-    out, nothing = [], object()
-    for key in [*was, *(k for k in now if k not in was)]:
-        there, here = was.get(key, nothing), now.get(key, nothing)
+    """What differs between two dicts of facts.
+
+    Args:
+        was: the facts of a checkpoint.
+        now: those of the run that wants to go on.
+
+    Returns:
+        Words such as "lr (0.001 there, 0.002 here)"; entries of dicts inside have dotted names.
+    """
+    found = []
+    missing = object()
+    for key in [*was, *(key for key in now if key not in was)]:
+        there = was.get(key, missing)
+        here = now.get(key, missing)
         if isinstance(there, dict) and isinstance(here, dict):
-            out += [f"{key}.{text}" for text in differences(there, here)]
-        elif (
-            there is nothing
-            or here is nothing
-            or there != here
-            or isinstance(there, bool) != isinstance(here, bool)
-        ):
-            a, b = ("nothing" if value is nothing else _shown(value) for value in (there, here))
-            out.append(
-                f"{key} ({a} there, {b} here)" if a != b else f"{key} (not the same there and here)"
-            )
-    return out
+            found += [f"{key}.{text}" for text in differences(there, here)]
+            continue
+        same_kind = isinstance(there, bool) == isinstance(here, bool)
+        if there is not missing and here is not missing and there == here and same_kind:
+            continue
+        a, b = ("nothing" if value is missing else _shown(value) for value in (there, here))
+        words = f"{a} there, {b} here" if a != b else "not the same there and here"
+        found.append(f"{key} ({words})")
+    return found

@@ -2,311 +2,76 @@
 
 # %% auto #0
 __all__ = [
-    "SCORES",
     "KINDS",
-    "BEHIND_THE_HEAD",
-    "FusedLoRALinearFunction",
-    "FusedLoRALinear",
-    "RMSNorm",
-    "SwiGLU",
-    "Rotary",
-    "Attend",
-    "attend",
+    "LOGIT_CHANGES",
+    "unwrap_model",
+    "projections",
     "supports",
+    "FusedLayer",
+    "fuse_layer",
     "Engine",
     "batch_loss",
-    "arrange",
+    "collate_for",
 ]
 
-# %% ../../nbs/workshop/08_engine.ipynb #product
+# %% ../../nbs/workshop/08_engine.ipynb #takes
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..data.template import IGNORE_INDEX
-from ..model.quantize import bitsandbytes
 from instruct_course.train.batch import (
     PackedBatch,
-    PadInput,
     QueryIndex,
-    UnpadInput,
-    additive,
+    additive_mask,
     collate,
     pack,
+    pad_input,
     query_index,
+    unpad_input,
+)
+from instruct_course.train.fused import (
+    FusedLoRALinear,
+    attend,
+    compute_dtype,
+    rms_norm,
+    rotary,
+    swiglu,
 )
 from .loss import response_loss, supervised
 
-
-class FusedLoRALinearFunction(torch.autograd.Function):
-    """Frozen linear layers that read the same x, with their adapters: x Wᵀ + b + s (x Aᵀ) Bᵀ, and no gradient of W; Eqs. 8.1 and 8.2.
-
-    apply(x (N, in), group, wanted, A, B, A, B, …) -> (N, out), or without `wanted` only room for it; A (rank, in) and B (out, rank) may be wider (float32) than x: they are rounded for the products,
-    and get their gradients in their own dtype.
-    """
-
-    @staticmethod
-    def forward(ctx, x, group, wanted, *adapters):
-        W, A, u = group.weight(x.dtype), None, None
-        if wanted:
-            y = x @ W.T if group.bias is None else torch.addmm(group.bias, x, W.T)  # (N, out)
-        else:
-            y = x.new_empty(len(x), len(W))
-        Bs = [b.to(x.dtype) for b in adapters[1::2]]
-        if adapters:
-            A = torch.cat(adapters[0::2]).to(x.dtype)  # (all ranks, in)
-            u = x @ A.T
-            for (rows, ranks, s), B in zip(group.parts if wanted else (), Bs):
-                y[:, rows].addmm_(u[:, ranks], B.T, alpha=s)
-        ctx.save_for_backward(x, W if group.keep else None, A, u, *Bs)
-        ctx.group, ctx.wide = group, adapters[0].dtype if adapters else None
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        x, W, A, u, *Bs = ctx.saved_tensors
-        gradients, dx = [None] * (2 * len(Bs)), None
-        if Bs:
-            t = torch.empty_like(u)  # s · above B, (N, all ranks)
-            for i, ((rows, ranks, s), B) in enumerate(zip(ctx.group.parts, Bs)):
-                torch.mul(grad_output[:, rows] @ B, s, out=t[:, ranks])
-                gradients[2 * i + 1] = (grad_output[:, rows].T @ u[:, ranks]).to(ctx.wide).mul_(s)
-            dA = (t.T @ x).to(ctx.wide)
-            gradients[0::2] = [dA[ranks] for _, ranks, _ in ctx.group.parts]
-        if ctx.needs_input_grad[0]:
-            dx = grad_output @ (ctx.group.weight(x.dtype) if W is None else W)
-            if Bs:
-                dx.addmm_(t, A)
-        return dx, None, None, *gradients
+# model types for which a test compares the engine with transformers
+KINDS = ("llama", "qwen2", "mistral", "qwen3")
 
 
-# %% ../../nbs/workshop/08_engine.ipynb #group
-class FusedLoRALinear:
-    """Linear layers of a model (plain, in 4 bits, or with a PEFT adapter) that read the same input, as one; calls `FusedLoRALinearFunction`.
-
-    cache: keep W in 16 bits from the start; keep: keep it from the forward to the backward pass, instead of making it from 4 bits again.
-    """
-
-    def __init__(self, *layers, cache: bool = False, keep: bool = False):
-        self.base, self.keep, self.adapters, self.parts, self.cached = (
-            [getattr(l, "base_layer", l) for l in layers],
-            keep or cache,
-            [],
-            [],
-            None,
-        )
-        self.sizes, at, r = [b.out_features for b in self.base], 0, 0
-        for layer, size in zip(layers, self.sizes):
-            if hasattr(layer, "lora_A"):
-                A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                self.adapters += [A, B]
-                self.parts.append(
-                    (slice(at, at + size), slice(r, r + len(A)), layer.scaling["default"])
-                )
-                r += len(A)
-            at += size
-        biases = [b.bias for b in self.base if b.bias is not None]
-        self.bias = (
-            torch.cat(
-                [
-                    biases[0].new_zeros(n) if b.bias is None else b.bias
-                    for b, n in zip(self.base, self.sizes)
-                ]
-            )
-            if biases
-            else None
-        )
-        if cache:
-            self.cached = self.weight(_dtype(self.base[0]))
-
-    def weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """W (out, in): the layers' weights, dequantised, one below the other."""
-        if self.cached is not None:
-            return self.cached.to(dtype)
-        if len(self.base) == 1:
-            return _weight(self.base[0]).to(dtype)
-        out = torch.empty(
-            sum(self.sizes),
-            self.base[0].in_features,
-            dtype=dtype,
-            device=self.base[0].weight.device,
-        )
-        for part, layer in zip(out.split(self.sizes), self.base):
-            part.copy_(_weight(layer))
-        return out
-
-    def __call__(self, x: torch.Tensor, wanted: bool = True) -> torch.Tensor:
-        return FusedLoRALinearFunction.apply(x, self, wanted, *self.adapters)
-
-
-def _dtype(layer) -> torch.dtype:
-    return (
-        layer.weight.quant_state.dtype
-        if hasattr(layer.weight, "quant_state")
-        else layer.weight.dtype
-    )
-
-
-def _weight(layer) -> torch.Tensor:
-    w = layer.weight
-    return (
-        bitsandbytes().functional.dequantize_4bit(w.data, w.quant_state)
-        if hasattr(w, "quant_state")
-        else w
-    )
-
-
-# %% ../../nbs/workshop/08_engine.ipynb #norm
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-class RMSNorm(torch.autograd.Function):
-    """RMSNorm over the last dimension with a frozen weight, as transformers rounds it; Eqs. 4.13 and 8.3. apply(h (…, H), weight (H,), eps) -> (…, H)."""
-
-    @staticmethod
-    def forward(ctx, h, weight, eps):
-        x = h.to(_wide(h.dtype))
-        r = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-        ctx.save_for_backward(h, weight, r)
-        return weight * (x * r).to(h.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        h, weight, r = ctx.saved_tensors
-        x, g = h.to(r.dtype), (grad_output * weight).to(r.dtype)
-        c = torch.linalg.vecdot(g, x)[..., None].mul_(r.pow(3).div_(h.shape[-1]))
-        return (g * r).addcmul_(x, c, value=-1).to(h.dtype), None, None
-
-
-# %% ../../nbs/workshop/08_engine.ipynb #gate
-class SwiGLU(torch.autograd.Function):
-    """silu(g) · u for g and u beside each other, Eq. 8.4: apply((N, 2 F)) -> (N, F)."""
-
-    @staticmethod
-    def forward(ctx, both):
-        ctx.save_for_backward(both)
-        g, u = both.chunk(2, -1)
-        return F.silu(g).mul_(u)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        (both,) = ctx.saved_tensors
-        (g, u), out = both.chunk(2, -1), torch.empty_like(both)
-        dg, du = out.chunk(2, -1)
-        torch.mul(grad_output, F.silu(g), out=du)
-        torch.ops.aten.silu_backward.grad_input(grad_output * u, g, grad_input=dg)
-        return out
-
-
-# %% ../../nbs/workshop/08_engine.ipynb #turn
-class Rotary(torch.autograd.Function):
-    """Rotary positions, and backwards the turn back; Eqs. 4.10 and 8.5. apply(x (N, n, d), cos (N, 1, d), sin (N, 1, d)) -> (N, n, d)."""
-
-    @staticmethod
-    def forward(ctx, x, cos, sin):
-        ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        return _turned(grad_output, *ctx.saved_tensors, -1), None, None
-
-
-def _turned(x, cos, sin, way: int):
-    """Each pair (first half, second half) of x turned by its angle, or with way = -1 back."""
-    (a, b), out = x.chunk(2, -1), torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    (c, d), cos, sin = (
-        out.chunk(2, -1),
-        cos.chunk(2, -1)[0],
-        sin.chunk(2, -1)[0],
-    )  # both halves of the table are the same
-    torch.mul(a, cos, out=c).addcmul_(b, sin, value=-way)
-    torch.mul(b, cos, out=d).addcmul_(a, sin, value=way)
-    return out
-
-
-# %% ../../nbs/workshop/08_engine.ipynb #attention
-SCORES = (
-    1 << 26
-)  # attention scores of a layer up to which they are kept for the backward pass, on a CPU
-
-
-class Attend(torch.autograd.Function):
-    """Attention by matrix products, its weights kept for the backward pass; Eqs. 4.4, 4.6 and 8.6.
-
-    apply(q (n, Q, d), k and v (n, K, d), mask (n or 1, Q, K) of 0 and -inf, scale) -> (n, Q, d).
-    """
-
-    @staticmethod
-    def forward(ctx, q, k, v, mask, scale):
-        e = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)
-        alpha = torch.softmax(e, -1, dtype=_wide(e.dtype)).to(e.dtype)
-        ctx.save_for_backward(q, k, v, alpha)
-        ctx.scale = scale
-        return torch.bmm(alpha, v)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        q, k, v, alpha = ctx.saved_tensors
-        d_alpha = torch.bmm(grad_output, v.transpose(1, 2))
-        de = torch._softmax_backward_data(d_alpha, alpha, -1, alpha.dtype).mul_(ctx.scale)
-        return (
-            torch.bmm(de, k),
-            torch.bmm(de.transpose(1, 2), q),
-            torch.bmm(alpha.transpose(1, 2), grad_output),
-            None,
-            None,
-        )
-
-
-# %% ../../nbs/workshop/08_engine.ipynb #attend
-def attend(q, k, v, mask, scale: float):
-    """q (B, Q, n, d), k and v (B, K, n_kv, d) to (B, Q, n, d); mask as `additive` makes it. The heads of a group are queries of one key: no copies of k and v."""
-    (B, Q, n, d), n_kv = q.shape, k.shape[2]
-    q = q.unflatten(2, (n_kv, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (B, n_kv, g Q, d)
-    k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, n_kv, K, d)
-    if q.is_cpu and q.shape[:3].numel() * k.shape[2] <= SCORES:
-        out = Attend.apply(
-            q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, scale
-        ).unflatten(0, (B, n_kv))
-    else:
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask.unflatten(0, (-1, n_kv if len(mask) > 1 else 1)), scale=scale
-        )
-    return out.unflatten(2, (-1, Q)).permute(0, 3, 1, 2, 4).flatten(2, 3)  # (B, Q, n, d)
-
-
-# %% ../../nbs/workshop/08_engine.ipynb #takes
-KINDS = (
-    "llama",
-    "qwen2",
-    "mistral",
-    "qwen3",
-)  # model types for which a test compares the engine with transformers
-
-
-def _inner(model):
+def unwrap_model(model):
+    """The transformers model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _plain(layer) -> bool:
-    """Whether a linear layer is what `FusedLoRALinear` knows: frozen, with no adapter or with a LoRA adapter named default and nothing else."""
+def projections(layer) -> list[torch.nn.Module]:
+    """The seven linear layers of a decoder layer."""
+    attention = layer.self_attn
+    mlp = layer.mlp
+    return [
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.o_proj,
+        mlp.gate_proj,
+        mlp.up_proj,
+        mlp.down_proj,
+    ]
+
+
+def _is_frozen_or_lora(layer) -> bool:
+    """Whether `FusedLoRALinear` knows a layer: frozen, with nothing but one LoRA adapter."""
     base = getattr(layer, "base_layer", layer)
-    if (
-        not isinstance(base, torch.nn.Linear)
-        or base.weight.requires_grad
-        or base.bias is not None
-        and base.bias.requires_grad
-    ):
+    if not isinstance(base, torch.nn.Linear) or base.weight.requires_grad:
+        return False
+    if base.bias is not None and base.bias.requires_grad:
         return False
     if layer is base:
         return True
@@ -322,189 +87,243 @@ def _plain(layer) -> bool:
 
 
 def supports(model) -> bool:
-    """Whether `Engine` can stand for the body of a transformers model: one of `KINDS`, frozen but for LoRA without dropout (in float32 beside float16), full attention."""
-    inner = _inner(model)
-    c, body = inner.config, inner.base_model
-    if (
-        c.model_type not in KINDS
-        or getattr(c, "sliding_window", None)
-        or "sliding_attention" in (getattr(c, "layer_types", None) or ())
-    ):
+    """Whether `Engine` can stand for the body of a model.
+
+    It can for the types of `KINDS` with full attention, frozen but for LoRA adapters without
+    dropout (in float32 where the model is in float16).
+    """
+    inner = unwrap_model(model)
+    config = inner.config
+    if config.model_type not in KINDS:
         return False
-    if c.hidden_act != "silu" or (c.rope_parameters or {}).get("partial_rotary_factor", 1) != 1:
+    layer_types = getattr(config, "layer_types", None) or ()
+    if getattr(config, "sliding_window", None) or "sliding_attention" in layer_types:
         return False
-    linear = [
-        m
-        for l in body.layers
-        for m in (
-            l.self_attn.q_proj,
-            l.self_attn.k_proj,
-            l.self_attn.v_proj,
-            l.self_attn.o_proj,
-            l.mlp.gate_proj,
-            l.mlp.up_proj,
-            l.mlp.down_proj,
-        )
-    ]
-    return all(map(_plain, linear)) and not any(
-        p.requires_grad for n, p in body.named_parameters() if "norm" in n
-    )
+    partial_rotary = (config.rope_parameters or {}).get("partial_rotary_factor", 1)
+    if config.hidden_act != "silu" or partial_rotary != 1:
+        return False
+    body = inner.base_model
+    if any(p.requires_grad for name, p in body.named_parameters() if "norm" in name):
+        return False
+    return all(_is_frozen_or_lora(m) for layer in body.layers for m in projections(layer))
 
 
 # %% ../../nbs/workshop/08_engine.ipynb #engine
-class Engine:
-    """The body of a model that `supports` allows, as one function of a `PackedBatch`. It uses the model's own weights and changes nothing in the model.
+@dataclass
+class FusedLayer:
+    """A decoder layer's linear layers in groups that read the same input.
 
-    cache: keep 16-bit copies of the weights (None: where they are less than a quarter of the free memory). gradient_checkpointing: keep only what enters
-    each layer, and compute the layer again in the backward pass (Chen et al. 2016).
+    Attributes:
+        module: the decoder layer itself.
+        qkv: queries, keys and values; None in the last layer.
+        q, kv: the same in two, in the last layer, where few tokens have queries.
+        o_proj, gate_up, down_proj: the others.
+    """
+
+    module: torch.nn.Module
+    qkv: FusedLoRALinear | None
+    q: FusedLoRALinear | None
+    kv: FusedLoRALinear | None
+    o_proj: FusedLoRALinear
+    gate_up: FusedLoRALinear
+    down_proj: FusedLoRALinear
+
+
+def fuse_layer(layer, *, last: bool, **options) -> FusedLayer:
+    """A decoder layer as a `FusedLayer`; `options` go to `FusedLoRALinear`."""
+    q, k, v, o, gate, up, down = projections(layer)
+    return FusedLayer(
+        module=layer,
+        qkv=None if last else FusedLoRALinear(q, k, v, **options),
+        q=FusedLoRALinear(q, **options) if last else None,
+        kv=FusedLoRALinear(k, v, **options) if last else None,
+        o_proj=FusedLoRALinear(o, **options),
+        gate_up=FusedLoRALinear(gate, up, **options),
+        down_proj=FusedLoRALinear(down, **options),
+    )
+
+
+class Engine:
+    """The body of a model that `supports` allows, as a function of a `PackedBatch`.
+
+    It uses the model's own modules and weights, and changes nothing in the model.
+
+    Args:
+        model: a transformers model, with or without PEFT's adapters.
+        cache: keep 16-bit copies of the weights; None: where they are less than a quarter of the
+            free memory.
+        gradient_checkpointing: keep only what enters each layer, and compute the layer again in
+            the backward pass (Chen et al. 2016).
     """
 
     def __init__(self, model, *, cache: bool | None = False, gradient_checkpointing: bool = False):
-        self.inner, self.gradient_checkpointing, self.again = (
-            _inner(model),
-            gradient_checkpointing,
-            False,
-        )
-        self.body, c = self.inner.base_model, self.inner.config
-        self.s = getattr(
-            self.inner, "rescaled", 1
-        )  # by which `model.rescale` divided the residual stream
-        self.n_kv, self.groups = (
-            c.num_key_value_heads,
-            c.num_attention_heads // c.num_key_value_heads,
-        )
-        self.d = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+        self.model = unwrap_model(model)
+        self.body = self.model.base_model
+        self.gradient_checkpointing = gradient_checkpointing
+        self.recomputing = False
+        # by which `float16.rescale` divided the residual stream
+        self.divisor = getattr(self.model, "rescaled", 1)
+        config = self.model.config
+        self.n_heads = config.num_attention_heads
+        self.n_kv = config.num_key_value_heads
+        self.kv_groups = self.n_heads // self.n_kv
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.n_heads
         if cache is None:
-            cache = not gradient_checkpointing and _fits(self.body)
-        group = lambda *layers: FusedLoRALinear(*layers, cache=cache, keep=gradient_checkpointing)
-        self.layers = []
-        for i, layer in enumerate(self.body.layers):
-            a, m = layer.self_attn, layer.mlp
-            last = i == len(self.body.layers) - 1
-            self.layers.append(
-                {
-                    "module": layer,
-                    "q": group(a.q_proj) if last else None,
-                    "kv": group(a.k_proj, a.v_proj) if last else None,
-                    "qkv": None if last else group(a.q_proj, a.k_proj, a.v_proj),
-                    "o": group(a.o_proj),
-                    "gate": group(m.gate_proj, m.up_proj),
-                    "down": group(m.down_proj),
-                }
-            )
+            cache = not gradient_checkpointing and _cache_fits(self.body)
+        last = len(self.body.layers) - 1
+        self.layers = [
+            fuse_layer(layer, last=i == last, cache=cache, keep=gradient_checkpointing)
+            for i, layer in enumerate(self.body.layers)
+        ]
 
-    def hidden(self, line: PackedBatch, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Normed states (M, H) of the M positions of `line` that predict a supervised token, in order. noise: (N, H), added to the embeddings."""
-        h = self.inner.get_input_embeddings()(line.ids)  # (1, N, H)
-        cos, sin = self.body.rotary_emb(h, line.positions)
-        h, turn = (
-            h[0] if noise is None else h[0] + noise.to(h.dtype),
-            (cos[0, :, None], sin[0, :, None]),
-        )
-        h = h / self.s if self.s != 1 else h  # Eq. 5.4
-        wanted = (line.target != IGNORE_INDEX).nonzero()[:, 0]
-        M = len(wanted)
-        wanted = (
-            wanted if M else line.back.new_tensor([line.ids.shape[1] - 1])
-        )  # without a question, the last token asks for nothing
-        everyone, few = (
-            query_index(line, places, self.groups, self.n_kv, h.dtype) for places in (None, wanted)
-        )
-        again = {
-            "use_reentrant": False,
-            "preserve_rng_state": False,
-            "context_fn": lambda: (nullcontext(), self._again()),
-        }
-        run = (
-            (lambda *args: checkpoint(self._layer, *args, **again))
-            if self.gradient_checkpointing
-            else self._layer
-        )
+    def hidden(self, packed: PackedBatch, noise: torch.Tensor | None = None) -> torch.Tensor:
+        """The normed states that predict a supervised token.
+
+        Args:
+            packed: N tokens, of which M predict a supervised one.
+            noise: (N, H), added to the embeddings.
+
+        Returns:
+            (M, H), in the order of the tokens.
+        """
+        embedded = self.model.get_input_embeddings()(packed.input_ids)  # (1, N, H)
+        cos, sin = self.body.rotary_emb(embedded, packed.position_ids)  # (1, N, d)
+        angles = (cos[0, :, None], sin[0, :, None])  # (N, 1, d)
+        h = embedded[0]
+        if noise is not None:
+            h = h + noise.to(h.dtype)
+        if self.divisor != 1:
+            h = h / self.divisor  # Eq. 5.4
+        positions = (packed.targets != IGNORE_INDEX).nonzero()[:, 0]
+        M = len(positions)
+        if not M:  # the last token stands in, so that no shape is empty
+            positions = packed.unpad_indices.new_tensor([len(h) - 1])
+        all_queries = query_index(packed, None, self.kv_groups, self.n_kv, h.dtype)
+        last_queries = query_index(packed, positions, self.kv_groups, self.n_kv, h.dtype)
         for layer in self.layers[:-1]:
-            h = run(layer, h, turn, line, everyone, None)
-        h = run(self.layers[-1], h, turn, line, few, wanted)  # (M, H)
-        return self._norm(self.body.norm, h)[:M]
+            h = self.run_layer(layer, h, angles, packed, all_queries, None)
+        h = self.run_layer(self.layers[-1], h, angles, packed, last_queries, positions)
+        return rms_norm(h, self.body.norm)[:M]
+
+    def run_layer(self, *args) -> torch.Tensor:
+        """`layer_forward`, checkpointed where that is asked for."""
+        if not self.gradient_checkpointing:
+            return self.layer_forward(*args)
+        return checkpoint(
+            self.layer_forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=self._forward_contexts,
+        )
+
+    def layer_forward(
+        self,
+        layer: FusedLayer,
+        h: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        packed: PackedBatch,
+        queries: QueryIndex,
+        positions: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """One decoder layer.
+
+        Args:
+            layer: its linear layers.
+            h: (N, H).
+            angles: cosine and sine of the positions, (N, 1, d) each.
+            packed: how the N tokens stand in rows.
+            queries: how the tokens that have queries do.
+            positions: (M,) int64: only these tokens are needed any more; None: all.
+
+        Returns:
+            (N, H), or (M, H).
+        """
+        module = layer.module
+        x = rms_norm(h, module.input_layernorm)
+        q, k, v = self.project(layer, x, positions)
+        if hasattr(module.self_attn, "q_norm"):
+            q = rms_norm(q, module.self_attn.q_norm)
+            k = rms_norm(k, module.self_attn.k_norm)
+        cos, sin = angles
+        k = rotary(k, cos, sin)
+        if positions is None:
+            q = rotary(q, cos, sin)
+        else:
+            q = rotary(q, cos[positions], sin[positions])
+        scale = module.self_attn.scaling
+        mixed = self.attend_rows(q, k, v, packed, queries, scale)
+        if positions is not None:
+            h = h[positions]
+        elif packed.prefix_length:
+            prefix = self.attend_prefix(q, k, v, packed.prefix_length, scale)
+            mixed = torch.cat([prefix, mixed])
+        h = h + layer.o_proj(mixed.flatten(1))
+        x = rms_norm(h, module.post_attention_layernorm)
+        return h + layer.down_proj(swiglu(layer.gate_up(x)), not self.recomputing)
+
+    def project(self, layer: FusedLayer, x: torch.Tensor, positions: torch.Tensor | None):
+        """Queries (N or M, n, d), keys and values (N, n_kv, d) of x (N, H)."""
+        if positions is None:
+            qkv = layer.qkv(x).unflatten(1, (-1, self.head_dim))
+            return qkv.split([self.n_heads, self.n_kv, self.n_kv], 1)
+        k, v = layer.kv(x).unflatten(1, (-1, self.head_dim)).chunk(2, 1)
+        q = layer.q(x[positions]).unflatten(1, (-1, self.head_dim))
+        return q, k, v
+
+    def attend_rows(
+        self, q, k, v, packed: PackedBatch, queries: QueryIndex, scale: float
+    ) -> torch.Tensor:
+        """Attention of each row's queries to the prefix and the row itself, (tokens, n, d)."""
+        q = pad_input(q, queries)  # (B, Q, n, d)
+        k = self._behind_prefix(k, packed)
+        v = self._behind_prefix(v, packed)
+        return unpad_input(attend(q, k, v, queries.mask, scale), queries)
+
+    @staticmethod
+    def _behind_prefix(x: torch.Tensor, packed: PackedBatch) -> torch.Tensor:
+        """Keys or values (N, n_kv, d) in rows, each behind the prefix: (B, p + S, n_kv, d)."""
+        B = len(packed.pad_indices)
+        prefix = x[: packed.prefix_length].expand(B, -1, -1, -1)
+        return torch.cat([prefix, pad_input(x, packed)], 1)
+
+    def attend_prefix(self, q, k, v, length: int, scale: float) -> torch.Tensor:
+        """Attention of the common prefix to itself, (length, n, d)."""
+        visible = torch.ones(1, length, length, dtype=torch.bool, device=q.device).tril()
+        mask = additive_mask(visible, self.kv_groups, self.n_kv, q.dtype)
+        q, k, v = (x[None, :length] for x in (q, k, v))
+        return attend(q, k, v, mask, scale)[0]
+
+    def _forward_contexts(self):
+        """Contexts of the first forward pass and of the one in the backward pass."""
+        return nullcontext(), self._recompute()
 
     @contextmanager
-    def _again(self):
-        """Inside, a layer is computed for the second time: what it gives is known, so that its last product need not be made."""
-        self.again = True
+    def _recompute(self):
+        """Inside, what a layer gives is known, so its last product need not be made."""
+        self.recomputing = True
         try:
             yield
         finally:
-            self.again = False
-
-    @staticmethod
-    def _norm(module, h):
-        return RMSNorm.apply(h, module.weight, module.variance_epsilon)
-
-    def _layer(self, layer, h, turn, line: PackedBatch, queries: QueryIndex, wanted):
-        """One layer: h (N, H) to (N, H), or to (M, H) where only the positions `wanted` (M,) are needed any more."""
-        module, (cos, sin), p, n = layer["module"], turn, line.prefix, self.groups * self.n_kv
-        x = self._norm(module.input_layernorm, h)
-        if wanted is None:
-            q, k, v = (
-                layer["qkv"](x).unflatten(1, (-1, self.d)).split([n, self.n_kv, self.n_kv], 1)
-            )  # (N, n, d), (N, n_kv, d) twice
-        else:
-            k, v = layer["kv"](x).unflatten(1, (-1, self.d)).chunk(2, 1)
-            q = layer["q"](x[wanted]).unflatten(1, (-1, self.d))  # (M, n, d)
-        if hasattr(module.self_attn, "q_norm"):
-            q, k = self._norm(module.self_attn.q_norm, q), self._norm(module.self_attn.k_norm, k)
-        k, q = (
-            Rotary.apply(k, cos, sin),
-            Rotary.apply(q, cos, sin)
-            if wanted is None
-            else Rotary.apply(q, cos[wanted], sin[wanted]),
-        )
-        behind = lambda t: torch.cat(
-            [t[:p].expand(len(line.own), -1, -1, -1), PadInput.apply(t, line.own, line.back)], 1
-        )  # (B, p + S, n_kv, d)
-        scale = module.self_attn.scaling
-        mixed = UnpadInput.apply(
-            attend(
-                PadInput.apply(q, queries.own, queries.back),
-                behind(k),
-                behind(v),
-                queries.mask,
-                scale,
-            ),
-            queries.back,
-        )
-        if wanted is not None:
-            h = h[wanted]
-        elif p:
-            front = additive(
-                torch.ones(1, p, p, dtype=torch.bool, device=h.device).tril(),
-                self.groups,
-                self.n_kv,
-                h.dtype,
-            )
-            mixed = torch.cat(
-                [attend(q[None, :p], k[None, :p], v[None, :p], front, scale)[0], mixed]
-            )
-        h = h + layer["o"](mixed.flatten(1))
-        return h + layer["down"](
-            SwiGLU.apply(layer["gate"](self._norm(module.post_attention_layernorm, h))),
-            not self.again,
-        )
+            self.recomputing = False
 
 
-def _fits(body) -> bool:
-    """Whether 16-bit copies of the layers' weights take less than a quarter of the memory that is free."""
+def _cache_fits(body) -> bool:
+    """Whether 16-bit copies of the layers take less than a quarter of the free memory."""
     import psutil
 
-    weights = [m for m in body.layers.modules() if isinstance(m, torch.nn.Linear)]
-    free = (
-        torch.cuda.mem_get_info()[0]
-        if weights[0].weight.is_cuda
-        else psutil.virtual_memory().available
-    )
-    return sum(m.in_features * m.out_features * _dtype(m).itemsize for m in weights) < free / 4
+    linear = [m for m in body.layers.modules() if isinstance(m, torch.nn.Linear)]
+    if linear[0].weight.is_cuda:
+        free, _ = torch.cuda.mem_get_info()
+    else:
+        free = psutil.virtual_memory().available
+    needed = sum(m.in_features * m.out_features * compute_dtype(m).itemsize for m in linear)
+    return needed < free / 4
 
 
 # %% ../../nbs/workshop/08_engine.ipynb #forward
-BEHIND_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+# entries of a config by which a model changes its logits behind the head
+LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def batch_loss(
@@ -515,18 +334,25 @@ def batch_loss(
     engine: Engine | None = None,
     loss=response_loss,
 ):
-    """(summed loss in nats, number of supervised tokens) of a batch as `arrange` makes it.
+    """The loss of a batch as `collate_for` makes it.
 
-    noise: (N, H) for a line, (B, T, H) for a rectangle, added to the embeddings. engine: one that is ready; without it a line gets a new one.
-    loss: what is asked of (states, head, labels) of the supervised positions, row by row; `token_losses` gives the loss of each.
+    Args:
+        model: a causal language model.
+        batch: packed, or padded (B, T).
+        noise: added to the embeddings; (N, H) for a packed batch, (B, T, H) for a padded one.
+        engine: one that is ready; None: a packed batch gets a new one.
+        loss: a function of (states (M, H), head, targets (M,)) of the supervised positions, row
+            by row; with `token_losses` the loss of each comes back.
+
+    Returns:
+        What `loss` returns: by default (summed loss in nats, number of supervised tokens).
     """
-    inner = _inner(model)
+    inner = unwrap_model(model)
+    head = inner.get_output_embeddings()
     if isinstance(batch, PackedBatch):
-        hidden = (engine or Engine(model)).hidden(batch, noise)
-        return loss(
-            hidden, inner.get_output_embeddings(), batch.target[batch.target != IGNORE_INDEX]
-        )
-    mask, target = supervised(batch["labels"])
+        hidden = (engine or Engine(model)).hidden(batch, noise)  # (M, H)
+        return loss(hidden, head, batch.targets[batch.targets != IGNORE_INDEX])
+    mask, targets = supervised(batch["labels"])
     inputs = {
         "input_ids": batch["input_ids"],
         "attention_mask": batch["attention_mask"],
@@ -535,19 +361,24 @@ def batch_loss(
     if noise is not None:
         embedded = inner.get_input_embeddings()(inputs.pop("input_ids"))
         inputs["inputs_embeds"] = embedded + noise.to(embedded.dtype)
-    if any(getattr(inner.config, name, None) for name in BEHIND_THE_HEAD):
-        logits = inner(**inputs).logits[mask]  # (N, V)
-        return loss(logits, lambda z: z, target)
+    if any(getattr(inner.config, name, None) for name in LOGIT_CHANGES):
+        logits = inner(**inputs).logits[mask]  # (M, V)
+        return loss(logits, lambda z: z, targets)
     hidden = inner.base_model(**inputs).last_hidden_state  # (B, T, H)
-    return loss(hidden[mask], inner.get_output_embeddings(), target)
+    return loss(hidden[mask], head, targets)
 
 
-def arrange(
+def collate_for(
     model, rows, pad_id: int, *, share: float = 0.1
 ) -> dict[str, torch.Tensor] | PackedBatch:
-    """`rows` as a `PackedBatch` where the engine takes the model, else as a rectangle. share: as in `pack`."""
-    return (
-        pack(rows, model.device, share=share)
-        if supports(model)
-        else collate(rows, pad_id, model.device)
-    )
+    """Rows as the batch that `batch_loss` takes fastest.
+
+    Args:
+        model: decides: packed where the engine supports it, else padded.
+        rows: encoded rows.
+        pad_id: the id of padding.
+        share: as in `pack`.
+    """
+    if supports(model):
+        return pack(rows, model.device, share=share)
+    return collate(rows, pad_id, model.device)

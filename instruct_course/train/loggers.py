@@ -1,4 +1,4 @@
-"""Trackers that draw a run's numbers elsewhere: tensorboard, wandb and trackio, through accelerate."""
+"""Loggers that draw a run's numbers elsewhere: tensorboard, wandb, trackio, through accelerate."""
 
 import contextlib
 import inspect
@@ -14,53 +14,78 @@ from urllib.parse import urlsplit
 
 from instruct_course.common.errors import InputError
 
-__all__ = ["Tracker", "open_tracker"]
-TRACKERS = ("tensorboard", "wandb", "trackio")
+__all__ = ["LOGGERS", "Logger", "open_logger"]
+LOGGERS = ("tensorboard", "wandb", "trackio")
+PROJECT = "instruct_course"
+NOT_DRAWN = ("step", "steps", "version")  # entries of a step's dict that are no curve
 
 
-class Tracker:
-    """A tracker of accelerate's that cannot stop a training: when it fails, that is said once, and no more is sent to it."""
+def _nothing() -> None:
+    """What there is to undo where nothing was done."""
+
+
+def _to_stderr(text: str) -> None:
+    """Print a sentence where it is in nobody's way."""
+    print(text, file=sys.stderr)
+
+
+class Logger:
+    """A tracker of accelerate's that cannot stop a training.
+
+    When it fails, that is said once, and no more is sent to it.
+
+    Args:
+        name: one of `LOGGERS`.
+        tracker: accelerate's, started; None where `works` is False.
+        say: gets the sentence about a failure.
+        undo: puts back what was changed for it.
+        works: whether numbers are sent at all.
+    """
 
     def __init__(
         self,
         name: str,
         tracker,
         say: Callable[[str], None],
-        undo: Callable[[], None] = lambda: None,
+        undo: Callable[[], None] = _nothing,
         works: bool = True,
     ):
-        self.name, self.tracker, self.say, self.undo, self.works = name, tracker, say, undo, works
+        self.name = name
+        self.tracker = tracker
+        self.say = say
+        self.undo = undo
+        self.works = works
 
-    def log(self, h: dict):
-        """The numbers of `h`, at step `h["step"]`."""
-        numbers = {
-            k: float(v)
-            for k, v in h.items()
-            if isinstance(v, Real)
-            and not isinstance(v, bool)
-            and k not in ("step", "steps", "version")
+    def log(self, numbers: dict) -> None:
+        """Send the numbers of a step, at step `numbers["step"]`."""
+        drawn = {
+            key: float(value)
+            for key, value in numbers.items()
+            if isinstance(value, Real) and not isinstance(value, bool) and key not in NOT_DRAWN
         }
-        self._try(lambda: self.tracker.log(numbers, step=int(h["step"])))
+        self._try(lambda: self.tracker.log(drawn, step=int(numbers["step"])))
 
-    def close(self):
+    def close(self) -> None:
         """Write what is left; call it before the folder moves."""
         self._try(lambda: self.tracker.finish())
         self.works = False
         with contextlib.redirect_stdout(io.StringIO()):
             self.undo()
 
-    def _try(self, do: Callable[[], None]):
-        if self.works:
-            try:
-                with contextlib.redirect_stdout(
-                    io.StringIO()
-                ):  # trackio prints addresses with a token that may write
-                    do()
-            except Exception as error:
-                self.works = False
-                self.say(
-                    f"--report-to {self.name} failed and gets no more of this run: {type(error).__name__}: {_safe(error)}"
-                )
+    def _try(self, do: Callable[[], None]) -> None:
+        """Run `do` while the logger works; its first failure is said, and the last."""
+        if not self.works:
+            return
+        try:
+            # trackio prints addresses with a token that may write
+            with contextlib.redirect_stdout(io.StringIO()):
+                do()
+        except Exception as error:
+            self.works = False
+            self.say(
+                f"--report-to {self.name} failed and gets no more of this run: "
+                f"{type(error).__name__}: {_safe(error)}"
+            )
 
 
 def _safe(error: BaseException) -> str:
@@ -68,134 +93,158 @@ def _safe(error: BaseException) -> str:
     return re.sub(r"\S{20,}", "…", next(iter(str(error).splitlines()), ""))[:200]
 
 
-def _logged_in() -> bool:
+def _logged_in_to_wandb() -> bool:
     """Whether a key for wandb lies where its login puts it."""
     places = [Path(os.environ.get("NETRC", "")), Path.home() / ".netrc", Path.home() / "_netrc"]
     with contextlib.suppress(OSError, netrc.NetrcParseError):
         host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
         return bool(os.environ.get("WANDB_API_KEY")) or any(
-            p.is_file() and netrc.netrc(p).hosts.get(host) for p in places
+            path.is_file() and netrc.netrc(path).hosts.get(host) for path in places
         )
     return False
 
 
-def _trackio_home(path: Path) -> Callable[[], None]:
-    """Let trackio write below `path`; returns what undoes it. It reads TRACKIO_DIR only when it is imported, so its own names are set."""
+def _move_trackio(path: Path) -> Callable[[], None]:
+    """Let trackio write below `path`; returns what undoes it.
+
+    It reads TRACKIO_DIR only when it is imported, so its own names are set.
+    """
     import trackio
 
     modules = [
-        m
-        for n, m in list(sys.modules.items())
-        if n.split(".")[0] == "trackio" and "TRACKIO_DIR" in vars(m)
+        module
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] == "trackio" and "TRACKIO_DIR" in vars(module)
     ]
-    was = [m.TRACKIO_DIR for m in modules]
+    before = [module.TRACKIO_DIR for module in modules]
 
-    def put(values):
-        for m, value in zip(modules, values):
-            m.TRACKIO_DIR = value
+    def put(values) -> None:
+        for module, value in zip(modules, values):
+            module.TRACKIO_DIR = value
 
     if not os.environ.get("TRACKIO_DIR"):
         put([path] * len(modules))
 
-    def undo():
-        with contextlib.suppress(Exception):  # a tracker stops nothing
+    def undo() -> None:
+        with contextlib.suppress(Exception):  # a logger stops nothing
             trackio.finish()  # or it would say at exit that it finishes
-        put(was)
+        put(before)
 
     return undo
 
 
-def open_tracker(
+def _tensorboard(folder: Path, config: dict):
+    """A started tracker for tensorboard, with the configuration as its first entry."""
+    from accelerate.tracking import TensorBoardTracker
+
+    tracker = TensorBoardTracker("tensorboard", folder)
+    tracker.start()
+    tracker.log({"config": "\n".join(f"    {k}: {v}" for k, v in config.items())}, step=0)
+    return tracker
+
+
+def _wandb(folder: Path, run: str, config: dict):
+    """A started tracker for wandb that sends numbers and nothing else."""
+    import wandb
+    from accelerate.tracking import WandBTracker
+
+    wanted = {
+        "silent": True,
+        "console": "off",
+        "save_code": False,
+        "disable_git": True,
+        "disable_code": True,
+        "x_disable_meta": True,
+        "x_disable_machine_info": True,
+        "x_disable_stats": True,
+    }
+    known = getattr(wandb.Settings, "model_fields", wanted)
+    settings = wandb.Settings(**{key: value for key, value in wanted.items() if key in known})
+    online = os.environ.get("WANDB_MODE") or _logged_in_to_wandb()
+    tracker = WandBTracker(
+        PROJECT,
+        dir=str(folder),
+        name=run,
+        config=config,
+        mode=None if online else "offline",
+        settings=settings,
+    )
+    tracker.start()
+    return tracker
+
+
+def _trackio(run: str, config: dict):
+    """A started tracker for trackio."""
+    import trackio
+    from accelerate.tracking import TrackioTracker
+
+    wanted = {
+        "name": run,
+        "config": config,
+        "embed": False,
+        "auto_log_gpu": False,
+        "auto_log_cpu": False,
+    }
+    known = inspect.signature(trackio.init).parameters
+    options = {key: value for key, value in wanted.items() if key in known}
+    tracker = TrackioTracker(PROJECT, **options)
+    tracker.start()
+    return tracker
+
+
+def open_logger(
     name: str,
     folder: Path,
     config: dict,
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-) -> Tracker:
-    """A started tracker (tensorboard, wandb or trackio) that writes below `folder`/track.
+    say: Callable[[str], None] = _to_stderr,
+) -> Logger:
+    """A started logger that writes below `folder`/track.
 
-    wandb is offline unless WANDB_MODE is set or somebody is logged in to it; trackio follows its own variables TRACKIO_*.
-    Of several processes each may call this, and only the first one's tracker tracks.
-    Errors: InputError when `name` is unknown, its package is missing, or it does not start.
+    wandb is offline unless WANDB_MODE is set or somebody is logged in to it; trackio follows its
+    own variables TRACKIO_*. Of several processes each may call this, and only the first one's
+    logger sends anything.
+
+    Args:
+        name: one of `LOGGERS`.
+        folder: the run's; its name is the run's name.
+        config: the run's settings; numbers and texts are shown.
+        say: gets a sentence when the logger fails later.
+
+    Raises:
+        InputError: `name` is unknown, its package is missing, or it does not start.
     """
-    if name not in TRACKERS:
-        raise InputError(f"--report-to {name}: choose one of {', '.join(TRACKERS)}")
-    from accelerate import PartialState, tracking
+    if name not in LOGGERS:
+        raise InputError(f"--report-to {name}: choose one of {', '.join(LOGGERS)}")
+    from accelerate import PartialState
 
-    PartialState()  # the trackers need it; under torchrun without a GPU it takes every process for the first,
-    if int(os.environ.get("RANK", 0)) > 0:  # so the rank is asked here
-        return Tracker(name, None, say, works=False)
-    home, run, undo = Path(folder) / "track", Path(folder).name.strip(".") or "run", lambda: None
-    config = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
-    kind = {
-        "tensorboard": tracking.TensorBoardTracker,
-        "wandb": tracking.WandBTracker,
-        "trackio": tracking.TrackioTracker,
-    }[name]
+    # accelerate's trackers need it; under torchrun without a GPU it takes every process for the
+    # first, so the rank is asked here
+    PartialState()
+    if int(os.environ.get("RANK", 0)) > 0:
+        return Logger(name, None, say, works=False)
+    home = Path(folder) / "track"
+    run = Path(folder).name.strip(".") or "run"
+    shown = {k: v for k, v in config.items() if isinstance(v, (bool, int, float, str))}
+    undo = _nothing
     home.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             if name == "tensorboard":
-                tracker = kind("tensorboard", home)
+                tracker = _tensorboard(home, shown)
             elif name == "wandb":
-                import wandb
-
-                wanted = {
-                    "silent": True,
-                    "console": "off",
-                    "save_code": False,
-                    "disable_git": True,
-                    "disable_code": True,
-                    "x_disable_meta": True,
-                    "x_disable_machine_info": True,
-                    "x_disable_stats": True,
-                }
-                settings = wandb.Settings(
-                    **{
-                        k: v
-                        for k, v in wanted.items()
-                        if k in getattr(wandb.Settings, "model_fields", wanted)
-                    }
-                )
-                mode = None if os.environ.get("WANDB_MODE") or _logged_in() else "offline"
-                tracker = kind(
-                    "instruct_course",
-                    dir=str(home),
-                    name=run,
-                    config=config,
-                    mode=mode,
-                    settings=settings,
-                )
+                tracker = _wandb(home, run, shown)
             else:
-                undo = _trackio_home(home)
-                import trackio
-
-                wanted = {
-                    "name": run,
-                    "config": config,
-                    "embed": False,
-                    "auto_log_gpu": False,
-                    "auto_log_cpu": False,
-                }
-                tracker = kind(
-                    "instruct_course",
-                    **{
-                        k: v
-                        for k, v in wanted.items()
-                        if k in inspect.signature(trackio.init).parameters
-                    },
-                )
-            tracker.start()
-            if name == "tensorboard":
-                tracker.log(
-                    {"config": "\n".join(f"    {k}: {v}" for k, v in config.items())}, step=0
-                )
+                undo = _move_trackio(home)
+                tracker = _trackio(run, shown)
     except ImportError:
         raise InputError(
-            f"--report-to {name}: the package {name} is missing or cannot be imported; run pip install -U {name}"
+            f"--report-to {name}: the package {name} is missing or cannot be imported; run "
+            f"pip install -U {name}"
         ) from None
     except Exception as error:
         undo()
         raise InputError(
-            f"--report-to {name}: it did not start ({type(error).__name__}: {_safe(error)}); mend that, or leave --report-to out"
+            f"--report-to {name}: it did not start ({type(error).__name__}: {_safe(error)}); mend "
+            "that, or leave --report-to out"
         ) from None
-    return Tracker(name, tracker, say, undo)
+    return Logger(name, tracker, say, undo)

@@ -3,40 +3,57 @@
 # %% auto #0
 __all__ = [
     "SCHEDULES",
-    "NO_MEMORY",
-    "decay",
+    "lr_factor",
     "Noise",
     "TrainConfig",
     "Checkpoints",
-    "plan",
-    "processes",
+    "schedule_batches",
     "fit",
-    "row_losses",
+    "prepare",
+    "create_engine",
+    "ended_before",
+    "remaining_steps",
+    "set_learning_rate",
+    "clip_gradients",
+    "optimizer_step",
+    "record",
+    "save_checkpoint",
+    "keep_interrupted",
+    "check_divergence",
     "heldout_loss",
+    "processes",
+    "row_losses",
 ]
 
 # %% ../../nbs/08_train.ipynb #schedule
-import gc
-import hashlib
-import json
 import math
-import os
-import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..common.errors import InputError
+from ..common.errors import InputError, TrainingDiverged
 from ..data.template import IGNORE_INDEX, Encoded
-from . import checkpoint
-from .batch import batches, collate, pack, prefix_groups
-from .engine import Engine, arrange, batch_loss, supports
-from .loss import token_losses
+from .batch import batches, prefix_groups
+from .distributed import all_reduce_gradients, processes
+from .engine import Engine, supports
+from .heldout import heldout_loss, row_losses
+from .micro_batches import forward_backward
+from instruct_course.train.state import (
+    Step,
+    Training,
+    TrainState,
+    combine_seeds,
+    create_optimizer,
+    create_scaler,
+    run_settings,
+    supervised_tokens,
+)
+
+_all_ = ["heldout_loss", "processes", "row_losses"]
 
 SCHEDULES = {
     "linear": lambda left: left,
@@ -45,22 +62,39 @@ SCHEDULES = {
 }
 
 
-def decay(step: int, steps: int, warmup: float, schedule: str = "linear") -> float:
-    """The learning rate's factor at `step` (from 0): linear warm-up over a share of the steps, then one of `SCHEDULES`; Eq. 8.12."""
-    rise = math.ceil(warmup * steps)
-    return (
-        (step + 1) / rise
-        if step < rise
-        else SCHEDULES[schedule]((steps - step) / max(1, steps - rise))
-    )
+def lr_factor(step: int, steps: int, warmup: float, schedule: str = "linear") -> float:
+    """The learning rate of a step, as a factor of its peak; Eq. 8.12.
+
+    Args:
+        step: the step's number, from 0.
+        steps: the number of all steps.
+        warmup: the share of the steps in which the rate rises, in a straight line.
+        schedule: one of `SCHEDULES`: how the rate falls afterwards.
+
+    Returns:
+        The factor, above 0 and at most 1.
+    """
+    warmup_steps = math.ceil(warmup * steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    left = (steps - step) / max(1, steps - warmup_steps)
+    return SCHEDULES[schedule](left)
 
 
 # %% ../../nbs/08_train.ipynb #noise
 @dataclass(frozen=True)
 class Noise:
-    """Noise on the embeddings of a row of L tokens, in training only: 'gaussian', N(0, 1), or 'neftune', even between -1 and 1, times strength / sqrt(L H).
+    """Noise on the embeddings of a row, in training only; Eqs. 8.13 and 8.14, Jain et al. 2023.
 
-    spare_response: none where a token is supervised. Eqs. 8.13 and 8.14; Jain et al. 2023. Errors: InputError on another kind or a strength below 0.
+    A row of L tokens of width H gets random numbers times strength / sqrt(L H).
+
+    Args:
+        kind: "gaussian" for N(0, 1), "neftune" for even numbers between -1 and 1.
+        strength: at least 0.
+        spare_response: no noise where a token is supervised.
+
+    Raises:
+        InputError: another kind, or a strength below 0.
     """
 
     kind: str
@@ -70,34 +104,43 @@ class Noise:
     def __post_init__(self):
         if self.kind not in ("gaussian", "neftune") or not 0 <= self.strength < math.inf:
             raise InputError(
-                f"noise {self.kind}:{self.strength:g}: use gaussian:S or neftune:A with a strength of at least 0, such as neftune:5"
+                f"noise {self.kind}:{self.strength:g}: use gaussian:S or neftune:A with a "
+                "strength of at least 0, such as neftune:5"
             )
 
     def draw(self, row: Encoded, width: int, seed: Sequence[int]) -> torch.Tensor:
-        """(L, width) in float32 for one row, the same for the same seed."""
-        generator, shape = torch.Generator().manual_seed(_seed(*seed)), (len(row.ids), width)
-        noise = (
-            torch.randn(shape, generator=generator)
-            if self.kind == "gaussian"
-            else 2 * torch.rand(shape, generator=generator) - 1
-        )
+        """The noise of one row, (L, width) in float32; the same for the same seed."""
+        generator = torch.Generator().manual_seed(combine_seeds(*seed))
+        shape = (len(row.ids), width)
+        if self.kind == "gaussian":
+            noise = torch.randn(shape, generator=generator)
+        else:
+            noise = 2 * torch.rand(shape, generator=generator) - 1
         noise *= self.strength / math.sqrt(len(row.ids) * width)
         if self.spare_response:
             noise[torch.tensor(row.labels) != IGNORE_INDEX] = 0
         return noise
 
 
-def _seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
 # %% ../../nbs/08_train.ipynb #config
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train: `lr` is the peak, `warmup` a share of all steps, `batch_tokens` those of a step with padding.
+    """How to train.
 
-    micro_batches: parts in which a step's rows go through the model; gradient_checkpointing: activations are computed again in the backward pass;
-    cache: 16-bit copies of the 4-bit weights (None: where they take less than a quarter of the free memory).
+    Args:
+        epochs: passes over the rows; a fraction is the first part of a pass.
+        lr: the peak of the learning rate.
+        batch_tokens: tokens of a step, padding included.
+        micro_batches: parts in which a step's rows go through the model.
+        weight_decay: AdamW's.
+        warmup: share of all steps in which the learning rate rises.
+        schedule: one of `SCHEDULES`.
+        max_grad_norm: the gradient is scaled down to this length.
+        noise: on the embeddings, or None.
+        gradient_checkpointing: activations are computed again in the backward pass.
+        cache: 16-bit copies of the 4-bit weights; None: where they take less than a quarter of
+            the free memory.
+        seed: of the batches, the noise and dropout.
     """
 
     epochs: float = 3.0
@@ -116,7 +159,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where and how often (in steps) `fit` keeps its state, the newest `keep` of them. It goes on from the newest whole one that it finds there."""
+    """Where and how often `fit` keeps its state; it goes on from the newest whole one there.
+
+    Args:
+        folder: where the checkpoints are.
+        every: steps from one to the next.
+        keep: how many stay.
+        say: gets a sentence where one is passed over or gone on from.
+    """
 
     folder: Path
     every: int
@@ -124,98 +174,28 @@ class Checkpoints:
     say: Callable[[str], None] = print
 
 
-def plan(
-    lengths: Sequence[int], config: TrainConfig, family: Sequence[int] | None = None
+def schedule_batches(
+    lengths: Sequence[int], config: TrainConfig, groups: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """All batches of a run in order; a fraction of an epoch is the first part of its batches. family: as in `batches`."""
-    out, left, epoch = [], config.epochs, 0
+    """The batches of all steps of a run, in order.
+
+    Args:
+        lengths: tokens of each row.
+        config: its epochs, batch_tokens and seed are used.
+        groups: a number per row, as `prefix_groups` gives it; see `batches`.
+
+    Returns:
+        The row numbers of each step; a fraction of an epoch is the first part of its batches.
+    """
+    steps = []
+    left = config.epochs
+    epoch = 0
     while left > 1e-9:
-        some = batches(lengths, config.batch_tokens, seed=config.seed, epoch=epoch, family=family)
-        out += some[: math.ceil(min(1.0, left) * len(some))]
-        left, epoch = left - 1, epoch + 1
-    return out
-
-
-# %% ../../nbs/08_train.ipynb #processes
-def processes() -> tuple[int, int]:
-    """(rank, number) of the processes that train together. Under torchrun or accelerate launch the first call joins them. Errors: InputError."""
-    world, dist = int(os.environ.get("WORLD_SIZE", 1)), torch.distributed
-    if world > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        dist.init_process_group(
-            "nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12)
-        )
-    if not dist.is_initialized():
-        return 0, 1
-    if dist.get_world_size() != world:
-        raise InputError(
-            f"{dist.get_world_size()} processes joined and WORLD_SIZE is {world}; start them with torchrun --nproc_per_node"
-        )
-    return dist.get_rank(), world
-
-
-def _sum_up(parameters: dict, total: float) -> float:
-    """Sum gradients and the loss over all processes, in place."""
-    for p in parameters.values():
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    device = next(iter(parameters.values())).device
-    flat, total = (
-        torch.cat([p.grad.flatten() for p in parameters.values()]),
-        torch.tensor(total, dtype=torch.float64, device=device),
-    )
-    torch.distributed.all_reduce(flat)
-    torch.distributed.all_reduce(total)
-    for p, summed in zip(parameters.values(), flat.split([p.numel() for p in parameters.values()])):
-        p.grad.copy_(summed.view_as(p))
-    return total.item()
-
-
-# %% ../../nbs/08_train.ipynb #state
-def _setup(model, rows: Sequence[Encoded], config: TrainConfig, world: int) -> dict:
-    """What must be the same when a run goes on: settings, rows, what is trained, number of processes."""
-    digest = lambda value: hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
-    return asdict(config) | {
-        "data": digest([[list(r.ids), list(r.labels)] for r in rows]),
-        "processes": world,
-        "trained parameters": digest(
-            [[n, list(p.shape)] for n, p in model.named_parameters() if p.requires_grad]
-        ),
-    }
-
-
-def _save(c: Checkpoints, history: list[dict], parameters: dict, optimizer, scaler, setup: dict):
-    tensors = {f"parameter/{n}": p.detach() for n, p in parameters.items()}
-    for n, p in parameters.items():
-        tensors |= {f"{key}/{n}": value for key, value in optimizer.state.get(p, {}).items()}
-    checkpoint.save(
-        c.folder,
-        len(history),
-        tensors,
-        {"setup": setup, "history": history, "scaler": scaler.state_dict()},
-        keep=c.keep,
-    )
-
-
-def _restore(c: Checkpoints, parameters: dict, optimizer, scaler, setup: dict) -> list[dict]:
-    """The history of the newest whole checkpoint, after its state was put into place; empty when there is none. Errors: InputError."""
-    found = checkpoint.newest(c.folder, say=c.say)
-    if found is None:
-        return []
-    step, tensors, facts = found
-    if differ := checkpoint.differences(facts["setup"], setup):
-        raise InputError(
-            f"{c.folder}: its run was made with other settings: {', '.join(differ)}; go on with the same ones, or start a new run"
-        )
-    for n, p in parameters.items():
-        p.data.copy_(tensors[f"parameter/{n}"])
-        if f"step/{n}" in tensors:  # with float16 all steps so far may have been left out
-            optimizer.state[p] = {
-                key: tensors[f"{key}/{n}"].to(p.device) for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-    scaler.load_state_dict(facts["scaler"])
-    c.say(f"going on after step {step} of {facts['history'][-1]['steps']}")
-    return facts["history"]
+        found = batches(lengths, config.batch_tokens, seed=config.seed, epoch=epoch, groups=groups)
+        steps += found[: math.ceil(min(1.0, left) * len(found))]
+        left -= 1
+        epoch += 1
+    return steps
 
 
 # %% ../../nbs/08_train.ipynb #fit
@@ -229,271 +209,220 @@ def fit(
     checkpoints: Checkpoints | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[dict]:
-    """Train the parameters of `model` that require a gradient; returns one dict a step.
+    """Train the parameters of `model` that require a gradient.
 
-    Keys: step, steps, loss (nats a supervised token), lr, grad_norm (None: float16 overflowed, the step is left out), tokens (real ones), seconds,
-    parts (only where memory asked for more of them than `micro_batches`), and what `on_step` adds; it may return True to end early, and is asked about
-    the last step again when a run goes on. Ctrl-C ends early too and marks the last with "interrupted". Random numbers depend on (seed, step, row) only.
-    A step that memory is too small for goes through again in twice as many parts, which `say` hears (None: that of `checkpoints`, else print). Errors:
-    InputError when there is nothing to learn, when the loss is no number or explodes or no gradient is left, when not even one row fits into memory,
-    and when a checkpoint was made under other settings.
+    Random numbers depend on (seed, step, row) only, so a run that goes on from a checkpoint ends
+    with the same bits. A step that memory is too small for goes through again in twice as many
+    micro-batches. Ctrl-C ends the run early and keeps what was learnt.
+
+    Args:
+        model: a causal language model of transformers, with or without PEFT's adapters.
+        rows: the training rows.
+        config: how to train.
+        pad_id: the id of padding.
+        on_step: gets each step's dict and may add to it; it may return True to end early. When a
+            run goes on, it is asked about the last step again.
+        checkpoints: where to keep the state; None: nowhere.
+        say: gets the sentences; None: the one of `checkpoints`, else print.
+
+    Returns:
+        One dict per step: step, steps, loss (nats per supervised token), lr, grad_norm (None:
+        float16 overflowed and the step is left out), tokens (real ones), seconds, parts (only
+        where memory asked for more than `micro_batches`), and what `on_step` adds. The last one
+        has "interrupted" after Ctrl-C.
+
+    Raises:
+        InputError: there is nothing to learn, or the checkpoint is of a run with other settings.
+        TrainingDiverged: the loss is NaN or explodes, or no gradient is left.
+        OutOfMemory: not even one row fits into memory.
     """
-    if not any(label != IGNORE_INDEX for r in rows for label in r.labels[1:]):
-        raise InputError(
-            "there is no supervised token in the training rows; look at one of them with template.show"
-        )
-    (rank, world), device = processes(), model.device
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
-    divided = getattr(
-        model.get_base_model() if hasattr(model, "get_base_model") else model, "rescaled", 1
-    )
-    first = (
-        {"init_scale": 2.0**16 / divided} if divided != 1 else {}
-    )  # the stream's gradients are as many times larger
-    scaler = torch.amp.GradScaler(device.type, enabled=model.dtype == torch.float16, **first)
-    engine = (
-        Engine(model, cache=config.cache, gradient_checkpointing=config.gradient_checkpointing)
-        if supports(model)
-        else None
-    )
-    if config.gradient_checkpointing and engine is None:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    todo, width = (
-        plan([len(r.ids) for r in rows], config, prefix_groups(rows)),
-        model.get_input_embeddings().weight.shape[1],
-    )
-    setup = _setup(model, rows, config, world)
-    history, settled = (
-        _restore(checkpoints, parameters, optimizer, scaler, setup) if checkpoints else [],
-        True,
-    )
-    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
-    parts, say = (
-        max(config.micro_batches, history[-1].get("parts", 1) if history else 1),
-        say or (checkpoints.say if checkpoints else print),
-    )
-    walk = lambda step, some, n: _walk(
-        model, rows, some, n, config, pad_id, width, engine, scaler, (config.seed, step)
-    )
+    training = prepare(model, rows, config, pad_id, checkpoints, say)
     model.train()
     try:
-        over = bool(
-            history and on_step and on_step(history[-1])
-        )  # a run that was to end there ends there
-        for step in range(len(history), 0 if over else len(todo)):
-            chosen = todo[step]
-            n = sum(label != IGNORE_INDEX for i in chosen for label in rows[i].labels[1:])
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * decay(step, len(todo), config.warmup, config.schedule)
-            total = None
-            while total is None:  # until the step's parts are small enough
-                torch.manual_seed(_seed(config.seed, step, rank))
-                optimizer.zero_grad(set_to_none=True)
-                total, stuck = walk(step, np.array_split(chosen[rank::world], parts), n)
-                stuck = _worst(stuck, device) if world > 1 else stuck
-                if stuck:
-                    total, parts = (
-                        None,
-                        _smaller(
-                            model, optimizer, parts, stuck, config, say if rank == 0 else None
-                        ),
-                    )
-            total = _sum_up(parameters, total) if world > 1 else total
-            scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)
-            _check(history, total / max(1, n), norm, scaler.is_enabled(), config, checkpoints)
-            settled = False
-            scaler.step(optimizer)
-            scaler.update()
-            history.append(
-                {
-                    "step": step + 1,
-                    "steps": len(todo),
-                    "loss": total / max(1, n),
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "grad_norm": norm.item() if torch.isfinite(norm) else None,
-                    "tokens": sum(len(rows[i].ids) for i in chosen),
-                    "seconds": time.perf_counter() - started,
-                }
-                | ({"parts": parts} if parts > config.micro_batches else {})
-            )
-            settled = True
-            enough = on_step and on_step(history[-1])
-            if checkpoints and rank == 0 and ((step + 1) % checkpoints.every == 0 or enough):
-                _save(checkpoints, history, parameters, optimizer, scaler, setup)
-            if enough:
+        done = ended_before(training, on_step)
+        for step in remaining_steps(training, done):
+            set_learning_rate(training, step)
+            total = forward_backward(training, step)
+            total = all_reduce_gradients(training.state.parameters, total)
+            loss = total / max(1, step.supervised_tokens)
+            grad_norm = clip_gradients(training)
+            check_divergence(training, loss, grad_norm)
+            optimizer_step(training)
+            numbers = record(training, step, loss, grad_norm)
+            done = on_step and on_step(numbers)
+            save_checkpoint(training, step, done)
+            if done:
                 break
     except KeyboardInterrupt:
-        if checkpoints and rank == 0 and settled and history:
-            _save(checkpoints, history, parameters, optimizer, scaler, setup)
-        history[-1:] = [h | {"interrupted": True} for h in history[-1:]]
+        keep_interrupted(training)
     model.eval()
-    return history
+    return training.state.history
 
 
-# %% ../../nbs/08_train.ipynb #part-loss
-def _part_loss(
-    model, rows, seeds, noise: Noise | None, pad_id: int, width: int, engine: Engine | None
-) -> torch.Tensor:
-    """The summed loss of some rows of a step, with noise where it is wanted."""
-    batch = (
-        pack(rows, model.device, share=0.1 if noise is None else 2)
-        if engine
-        else collate(rows, pad_id, model.device)
-    )
-    if noise is None:
-        return batch_loss(model, batch, engine=engine)[0]
-    drawn = [noise.draw(r, width, s).to(model.device) for r, s in zip(rows, seeds)]
-    return batch_loss(
-        model,
-        batch,
-        engine=engine,
-        noise=torch.cat(drawn)
-        if engine
-        else torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True),
-    )[0]
-
-
-# %% ../../nbs/08_train.ipynb #memory
-NO_MEMORY = re.compile(
-    "out of memory|not enough memory|can't allocate memory|cannot allocate memory|ALLOC_FAILED",
-    re.IGNORECASE,
-)  # CUDA, Windows, Linux, cuBLAS
-
-
-def _walk(
+# %% ../../nbs/08_train.ipynb #prepare
+def prepare(
     model,
-    rows,
-    some,
-    n: int,
+    rows: Sequence[Encoded],
     config: TrainConfig,
     pad_id: int,
-    width: int,
-    engine: Engine | None,
-    scaler,
-    seed: tuple[int, int],
-) -> tuple[float, int]:
-    """(summed loss, 0) after the gradients of all parts `some` of a step with n supervised tokens; (what there was, 1) where memory was too small
-    for a part, and (…, 1 + its length) where that part was a single row."""
-    total, part = 0.0, ()
-    try:
-        for part in some:
-            if len(part):
-                loss = _part_loss(
-                    model,
-                    [rows[i] for i in part],
-                    [(*seed, int(i)) for i in part],
-                    config.noise,
-                    pad_id,
-                    width,
-                    engine,
-                )
-                scaler.scale(loss / max(1, n)).backward()
-                total += loss.item()
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not (
-            isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error))
-        ):
-            raise
-        return total, 1 if len(part) > 1 else 1 + len(rows[part[0]].ids)
-    return total, 0
-
-
-def _worst(stuck: int, device) -> int:
-    """The largest `stuck` of all processes."""
-    number = torch.tensor(stuck, device=device)
-    torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-    return int(number)
-
-
-def _smaller(model, optimizer, parts: int, stuck: int, config: TrainConfig, say) -> int:
-    """The next number of parts, with the memory of the last try given back. Errors: InputError when a single row was too much."""
-    optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
-    if stuck > 1:
-        also = "" if config.gradient_checkpointing else ", --gradient-checkpointing"
+    checkpoints: Checkpoints | None,
+    say: Callable[[str], None] | None,
+) -> Training:
+    """Everything that the steps need, as the newest checkpoint left it; `fit` says what raises."""
+    if not supervised_tokens(rows):
         raise InputError(
-            f"memory is too small for a single row of {stuck - 1:,} tokens; use a lower --max-length{also} or a smaller --model"
+            "there is no supervised token in the training rows; look at one of them with "
+            "template.show"
         )
-    if say:
-        say(
-            f"memory is too small for a step in {parts} part{'s' if parts > 1 else ''}; from now on each goes through in {2 * parts}, with the same result"
+    rank, world_size = processes()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    state = TrainState(
+        parameters=parameters,
+        optimizer=create_optimizer(parameters.values(), config.lr, config.weight_decay),
+        scaler=create_scaler(model),
+        settings=run_settings(config, rows, parameters, world_size),
+    )
+    engine = create_engine(model, config)
+    lengths = [len(row.ids) for row in rows]
+    steps = schedule_batches(lengths, config, prefix_groups(rows))
+    if checkpoints:
+        state.restore(checkpoints.folder, checkpoints.say)
+    last = state.history[-1] if state.history else {}
+    return Training(
+        model=model,
+        rows=rows,
+        config=config,
+        pad_id=pad_id,
+        checkpoints=checkpoints,
+        say=say or (checkpoints.say if checkpoints else print),
+        batches=steps,
+        engine=engine,
+        state=state,
+        rank=rank,
+        world_size=world_size,
+        micro_batches=max(config.micro_batches, last.get("parts", 1)),
+        started=time.perf_counter() - last.get("seconds", 0),
+    )
+
+
+def create_engine(model, config: TrainConfig) -> Engine | None:
+    """The engine where it supports the model; elsewhere the model's own code is made ready."""
+    if supports(model):
+        return Engine(
+            model, cache=config.cache, gradient_checkpointing=config.gradient_checkpointing
         )
-    return 2 * parts
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return None
+
+
+# %% ../../nbs/08_train.ipynb #steps
+def ended_before(training: Training, on_step) -> bool:
+    """Whether the run, as it was restored, was to end at its last step."""
+    history = training.state.history
+    return bool(history and on_step and on_step(history[-1]))
+
+
+def remaining_steps(training: Training, done: bool) -> Iterator[Step]:
+    """The steps that are left; none where the run is done."""
+    first = len(training.batches) if done else len(training.state.history)
+    for number in range(first, len(training.batches)):
+        rows = training.batches[number]
+        yield Step(number, rows, supervised_tokens([training.rows[i] for i in rows]))
+
+
+def set_learning_rate(training: Training, step: Step) -> None:
+    """The step's learning rate, Eq. 8.12, for the optimizer."""
+    config = training.config
+    factor = lr_factor(step.number, len(training.batches), config.warmup, config.schedule)
+    for group in training.state.optimizer.param_groups:
+        group["lr"] = config.lr * factor
+
+
+def clip_gradients(training: Training) -> torch.Tensor:
+    """Divide the gradients by the loss scale and clip them; returns their length before, ()."""
+    state = training.state
+    state.scaler.unscale_(state.optimizer)
+    return torch.nn.utils.clip_grad_norm_(state.parameters.values(), training.config.max_grad_norm)
+
+
+def optimizer_step(training: Training) -> None:
+    """AdamW's step, Eq. 8.11; with float16 the scaler leaves it out after an overflow."""
+    state = training.state
+    state.consistent = False
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+
+
+def record(training: Training, step: Step, loss: float, grad_norm: torch.Tensor) -> dict:
+    """Add the step's numbers to the history; returns them."""
+    state = training.state
+    numbers = {
+        "step": step.number + 1,
+        "steps": len(training.batches),
+        "loss": loss,
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "grad_norm": grad_norm.item() if torch.isfinite(grad_norm) else None,
+        "tokens": sum(len(training.rows[i].ids) for i in step.rows),
+        "seconds": time.perf_counter() - training.started,
+    }
+    if training.micro_batches > training.config.micro_batches:
+        numbers["parts"] = training.micro_batches
+    state.history.append(numbers)
+    state.consistent = True
+    return numbers
+
+
+def save_checkpoint(training: Training, step: Step, done: bool | None) -> None:
+    """Write a checkpoint where one is due; the first process does it for all."""
+    checkpoints = training.checkpoints
+    if not checkpoints or training.rank > 0:
+        return
+    if done or (step.number + 1) % checkpoints.every == 0:
+        training.state.save(checkpoints.folder, checkpoints.keep)
+
+
+def keep_interrupted(training: Training) -> None:
+    """After Ctrl-C: write a checkpoint, unless AdamW was writing, and mark the last step."""
+    state = training.state
+    if training.checkpoints and training.rank == 0 and state.consistent and state.history:
+        state.save(training.checkpoints.folder, training.checkpoints.keep)
+    if state.history:
+        state.history[-1] = state.history[-1] | {"interrupted": True}
 
 
 # %% ../../nbs/08_train.ipynb #watch
-def _check(
-    history: list[dict],
-    loss: float,
-    norm: torch.Tensor,
-    scaled: bool,
-    config: TrainConfig,
-    checkpoints: Checkpoints | None,
-):
-    """Errors: InputError when the loss or the gradient is no number, when the last twenty losses are on average above twice the first one
-    and a nat, or when twenty gradients in a row were nothing though there is a loss."""
-    seen = [h["loss"] for h in history] + [loss]
-    exploded = len(seen) > 20 and np.mean(seen[-20:]) > 2 * seen[0] + 1
-    dead = len(history) >= 20 and loss > 0 and all(h["grad_norm"] == 0 for h in history[-20:])
-    if exploded or dead or not math.isfinite(loss) or not (scaled or torch.isfinite(norm)):
-        kept = (
-            f"; the last good checkpoint is in {checkpoints.folder}"
-            if checkpoints and len(history) >= checkpoints.every
-            else ""
-        )
-        raise InputError(
-            f"the loss is {loss:.4g} and the gradient norm {norm.item():.4g} at step {len(seen)}, after losses of "
-            f"{', '.join(f'{x:.3g}' for x in seen[-6:-1]) or 'none'}; lower --lr (it is {config.lr:g}){kept}"
-        )
+def check_divergence(training: Training, loss: float, grad_norm: torch.Tensor) -> None:
+    """Look at a step's loss and gradient before they are used.
 
+    Args:
+        training: the run; its history has the steps before.
+        loss: of the step, in nats per supervised token.
+        grad_norm: () of the step, before clipping.
 
-# %% ../../nbs/08_train.ipynb #heldout
-@torch.no_grad()
-def row_losses(
-    model,
-    rows: Sequence[Encoded],
-    *,
-    pad_id: int,
-    batch_tokens: int = 4096,
-    progress: Callable[[int], None] | None = None,
-) -> list[tuple[float, int]]:
-    """(summed nats, number) of the supervised tokens of each row; the same for any batch size. The model's mode stays. progress: gets the rows done."""
-    was_training, done, out, engine = (
-        model.training,
-        0,
-        [(0.0, 0)] * len(rows),
-        Engine(model) if supports(model) else None,
+    Raises:
+        TrainingDiverged: the loss or the gradient is NaN or infinite (an infinite gradient is the
+            scaler's business where there is one); the last twenty losses are on average above
+            twice the first one and a nat; or twenty gradients in a row were zero though there is
+            a loss.
+    """
+    history = training.state.history
+    losses = [numbers["loss"] for numbers in history] + [loss]
+    finite_norm = training.state.scaler.is_enabled() or bool(torch.isfinite(grad_norm))
+    exploded = len(losses) > 20 and np.mean(losses[-20:]) > 2 * losses[0] + 1
+    vanished = (
+        len(history) >= 20
+        and loss > 0
+        and all(numbers["grad_norm"] == 0 for numbers in history[-20:])
     )
-    model.eval()
-    for chosen in batches([len(r.ids) for r in rows], batch_tokens, family=prefix_groups(rows)):
-        some = [rows[i] for i in chosen]
-        each = batch_loss(
-            model, arrange(model, some, pad_id), engine=engine, loss=token_losses
-        ).double()
-        for i, part in zip(
-            chosen, each.split([sum(l != IGNORE_INDEX for l in r.labels[1:]) for r in some])
-        ):
-            out[i] = (part.sum().item(), len(part))
-        done += len(some)
-        if progress:
-            progress(done)
-    model.train(was_training)
-    return out
-
-
-def heldout_loss(
-    model, rows: Sequence[Encoded], *, pad_id: int, batch_tokens: int = 4096
-) -> tuple[float, int]:
-    """(mean loss in nats a supervised token, number of them) over `rows`; the same for any batch size."""
-    each = row_losses(model, rows, pad_id=pad_id, batch_tokens=batch_tokens)
-    n = sum(count for _, count in each)
-    return sum(nats for nats, _ in each) / max(1, n), n
+    if math.isfinite(loss) and finite_norm and not exploded and not vanished:
+        return
+    before = ", ".join(f"{x:.3g}" for x in losses[-6:-1]) or "none"
+    kept = ""
+    if training.checkpoints and len(history) >= training.checkpoints.every:
+        kept = f"; the last good checkpoint is in {training.checkpoints.folder}"
+    raise TrainingDiverged(
+        f"the loss is {loss:.4g} and the gradient norm {grad_norm.item():.4g} at step "
+        f"{len(losses)}, after losses of {before}; lower --lr (it is "
+        f"{training.config.lr:g}){kept}"
+    )

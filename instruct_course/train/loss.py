@@ -11,9 +11,13 @@ from ..data.template import IGNORE_INDEX
 
 
 def supervised(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the next token is to be learnt: (mask (B, T) of positions that predict, labels (N,) there, row by row).
+    """The positions that predict a supervised token.
 
-    labels: (B, T) int64, not shifted, IGNORE_INDEX where nothing is learnt.
+    Args:
+        labels: (B, T) int64, not shifted, IGNORE_INDEX where nothing is learnt.
+
+    Returns:
+        (mask (B, T) bool of these positions, the labels (N,) that they predict, row by row).
     """
     target = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)  # the shift
     mask = target != IGNORE_INDEX
@@ -25,42 +29,50 @@ LOGITS = 1 << 24  # scores in memory at a time: 64 MB in float32
 
 
 class FusedLinearCrossEntropy(torch.autograd.Function):
-    """Summed loss of a frozen head without bias, with the gradient of the hidden states made in the forward pass; Eqs. 3.2 and 3.5.
+    """Summed loss of a frozen head without bias; Eqs. 3.2 and 3.5.
 
-    apply(hidden (N, H), weight (V, H), labels (N,) int64) -> () in float32 at least.
+    apply(hidden (N, H), weight (V, H), labels (N,) int64) -> () in float32 at least
+
+    The gradient of the hidden states is made in the forward pass, for `LOGITS` scores at a time;
+    no more of the logits (N, V) is ever in memory. The head gets no gradient.
     """
 
     @staticmethod
     def forward(ctx, hidden, weight, labels):
         wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        total, gradient, step = (
-            torch.zeros((), dtype=wide, device=hidden.device),
-            torch.empty_like(hidden),
-            max(1, LOGITS // len(weight)),
-        )
-        for h, y, g in zip(hidden.split(step), labels.split(step), gradient.split(step)):
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden)
+        step = max(1, LOGITS // len(weight))
+        pieces = zip(hidden.split(step), labels.split(step), grad_hidden.split(step))
+        for h, y, grad_h in pieces:
             z = (h @ weight.T).to(wide)  # (n, V)
             log_sum = z.logsumexp(1, keepdim=True)
             total += (log_sum - z.gather(1, y[:, None])).sum()
             if ctx.needs_input_grad[0]:
                 z.sub_(log_sum).exp_()  # what the model believes …
                 z.scatter_add_(1, y[:, None], -torch.ones_like(log_sum))  # … minus what is true
-                torch.mm(z.to(h.dtype), weight, out=g)
-        ctx.save_for_backward(gradient)
+                torch.mm(z.to(h.dtype), weight, out=grad_h)
+        ctx.save_for_backward(grad_hidden)
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
-        return ctx.saved_tensors[0] * grad_output, None, None
+        (grad_hidden,) = ctx.saved_tensors
+        return grad_hidden * grad_output, None, None
 
 
 # %% ../../nbs/03_loss.ipynb #response-loss
 def response_loss(hidden: torch.Tensor, head, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Summed negative log-likelihood (nats) of the supervised positions, and their number; Eq. 3.2.
+    """Summed negative log-likelihood of the supervised positions, and their number; Eq. 3.2.
 
-    hidden: (N, H) of the supervised positions, any float dtype; head: a callable (N, H) -> (N, V), its own parameters may be trained;
-    labels: (N,) int64, already shifted, as `supervised` gives them. Returns (() in float32 or float64, N); for N = 0 a differentiable zero.
+    Args:
+        hidden: (N, H) of the supervised positions, any float dtype.
+        head: a callable (N, H) -> (N, V); its own parameters may be trained.
+        labels: (N,) int64, already shifted, as `supervised` gives them.
+
+    Returns:
+        (nats, () in float32 or float64; N). For N = 0 the first is a zero with a gradient.
     """
     if (
         type(head) is torch.nn.Linear
@@ -69,23 +81,29 @@ def response_loss(hidden: torch.Tensor, head, labels: torch.Tensor) -> tuple[tor
         and not torch.is_autocast_enabled(hidden.device.type)
     ):
         return FusedLinearCrossEntropy.apply(hidden, head.weight, labels), len(labels)
-    logits = head(hidden)
-    logits = (
-        logits if logits.dtype == torch.float64 else logits.float()
-    )  # 16 bits are too few for a sum over a vocabulary
+    logits = _at_least_float32(head(hidden))
     return F.cross_entropy(logits, labels, reduction="sum"), len(labels)
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    """Logits for a sum over a vocabulary, for which 16 bits are too few."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 # %% ../../nbs/03_loss.ipynb #token-losses
 @torch.no_grad()
 def token_losses(hidden: torch.Tensor, head, labels: torch.Tensor) -> torch.Tensor:
-    """(N,) negative log-likelihoods in nats, the terms of the sum that `response_loss` gives; Eq. 3.2. Without gradients."""
-    some, out = max(1, LOGITS // getattr(head, "out_features", hidden.shape[1])), []
-    for h, y in zip(hidden.split(some), labels.split(some)):
-        logits = head(h)
-        out.append(
-            F.cross_entropy(
-                logits if logits.dtype == torch.float64 else logits.float(), y, reduction="none"
-            )
-        )
-    return torch.cat(out) if out else hidden.new_zeros(0)
+    """The terms of the sum that `response_loss` gives, without gradients; Eq. 3.2.
+
+    Args:
+        hidden, head, labels: as of `response_loss`.
+
+    Returns:
+        (N,) negative log-likelihoods in nats.
+    """
+    step = max(1, LOGITS // getattr(head, "out_features", hidden.shape[1]))
+    losses = [
+        F.cross_entropy(_at_least_float32(head(h)), y, reduction="none")
+        for h, y in zip(hidden.split(step), labels.split(step))
+    ]
+    return torch.cat(losses) if losses else hidden.new_zeros(0)

@@ -324,7 +324,7 @@ def test_untrained_chat_tokens_are_found():
 
 
 def test_padding_that_is_the_end_token_is_safe():
-    from instruct_course.train.loop import collate
+    from instruct_course.train.batch import collate
 
     tok = tokenizer("byte-level")
     assert template_.pad_id(tok) == tok.eos_token_id

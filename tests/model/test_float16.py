@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from test_engine import V, gradients, tiny
+from tiny_models import V, gradients, tiny
 
 from instruct_course import generate
 from instruct_course.common.errors import InputError

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from instruct_course.common import files
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.train import checkpoint
@@ -418,7 +419,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     ids=lambda e: type(e).__name__,
 )
 @pytest.mark.parametrize(
-    "where", ["save_file", "Path.write_text", "_sync", "os.replace", "tempfile.mkdtemp"]
+    "where", ["save_file", "Path.write_text", "files._sync", "os.replace", "files.tempfile.mkdtemp"]
 )
 def test_a_fault_anywhere_leaves_what_was_there(two, monkeypatch, where, error):
     def fail(*a, **k):
@@ -431,7 +432,8 @@ def test_a_fault_anywhere_leaves_what_was_there(two, monkeypatch, where, error):
             InputError if isinstance(error, (OSError, checkpoint.SafetensorError)) else type(error)
         ) as caught,
     ):
-        m.setattr(getattr(checkpoint, module) if module else checkpoint, name, fail)
+        owner = {"files": files, "files.tempfile": files.tempfile}.get(module)
+        m.setattr(owner or getattr(checkpoint, module, checkpoint), name, fail)
         save(two, 30, state(30), {})
     if isinstance(caught.value, InputError):
         assert str(caught.value) == (
@@ -470,7 +472,7 @@ def test_the_disk_confirms_before_the_name_is_given(tmp_path, monkeypatch):
     path = save(tmp_path / "run", 1, state(1), {})
     if "?" not in done:
         assert (
-            done[:2] == [TENSORS, STATE]
+            sorted(done[:2]) == [STATE, TENSORS]
             and done[2].startswith(".step-00000001-")
             and done[3:] == ["named", "run"]
         )
@@ -621,7 +623,7 @@ for again in (False, True):
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         got = newest(folder)
-        whole = torch.equal(got[1]["a"], state(got[0])["a"]) and got[2] == {"step": got[0]} and all(checkpoint._look(p)[0] for p in checkpoint._all(folder))
+        whole = torch.equal(got[1]["a"], state(got[0])["a"]) and got[2] == {"step": got[0]} and all(checkpoint.inspect(p)[0] for p in checkpoint.checkpoints_in(folder))
         names = sorted(p.name for p in folder.iterdir())
         save(folder, 4, state(4), {"step": 4})
         print(json.dumps([again, os.WIFSIGNALED(status), got[0], whole, names, sorted(p.name for p in folder.iterdir())]))

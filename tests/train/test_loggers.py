@@ -11,7 +11,7 @@ import pytest
 
 from instruct_course.common.errors import InputError
 from instruct_course.train import loggers
-from instruct_course.train.loggers import open_tracker
+from instruct_course.train.loggers import open_logger
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ class Broken:
 
 def test_a_tracker_that_fails_is_told_once_and_left_alone():
     said, broken = [], Broken()
-    tracker = loggers.Tracker("wandb", broken, said.append)
+    tracker = loggers.Logger("wandb", broken, said.append)
     for h in history(4, heldout_loss=1, interrupted=True, note="text", best=None):
         tracker.log(h)
     tracker.close()
@@ -68,7 +68,7 @@ def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match="--report-to mlflow: choose one of tensorboard, wandb, trackio"
     ):
-        open_tracker("mlflow", tmp_path, {})
+        open_logger("mlflow", tmp_path, {})
     for name, hidden in (
         ("wandb", "wandb"),
         ("trackio", "trackio"),
@@ -77,12 +77,12 @@ def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, hidden, None)
         monkeypatch.setitem(sys.modules, "tensorboardX", None)
         with pytest.raises(InputError, match=f"--report-to {name}: .* pip install -U {name}"):
-            open_tracker(name, tmp_path, {})
+            open_logger(name, tmp_path, {})
 
 
 def test_only_the_first_process_tracks(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    tracker = open_tracker("tensorboard", tmp_path / "run", {"lr": 1e-3})
+    tracker = open_logger("tensorboard", tmp_path / "run", {"lr": 1e-3})
     tracker.log(history(1)[0])
     tracker.close()
     assert not list(tmp_path.iterdir()) and not tracker.works
@@ -95,7 +95,7 @@ def need(name):
 
 def test_tensorboard_files_hold_the_numbers(tmp_path, capfd):
     need("tensorboard")
-    tracker = open_tracker(
+    tracker = open_logger(
         "tensorboard", tmp_path / "run", {"lr": 1e-3, "data": None, "model": "nano"}
     )
     for h in history(5, heldout_loss=2.0):
@@ -124,9 +124,9 @@ def run_tracker(name, folder, **env):
     """(stdout and stderr of a process of its own that tracks three steps, its folder)."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from instruct_course.train.loggers import open_tracker\n"
+        "from instruct_course.train.loggers import open_logger\n"
         "for run in ('a', 'b'):\n"
-        "    t = open_tracker(sys.argv[1], Path(sys.argv[2]) / run, {'lr': 0.1, 'model': 'nano'})\n"
+        "    t = open_logger(sys.argv[1], Path(sys.argv[2]) / run, {'lr': 0.1, 'model': 'nano'})\n"
         "    for i in (1, 2, 3): t.log({'step': i, 'steps': 3, 'loss': 1 / i, 'tokens': 5})\n"
         "    t.close()\n"
     )
@@ -191,8 +191,8 @@ def test_a_tracker_in_a_kernel_shows_nothing(name, tmp_path, monkeypatch):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from pathlib import Path\n"
-        "from instruct_course.train.loggers import open_tracker\n"
-        f"t = open_tracker({name!r}, Path('run'), {{'lr': 0.1}})\n"
+        "from instruct_course.train.loggers import open_logger\n"
+        f"t = open_logger({name!r}, Path('run'), {{'lr': 0.1}})\n"
         "t.log({'step': 1, 'loss': 2.0})\n"
         "t.close()\n"
         "print(t.works, len(list(Path('run/track').rglob('*'))) > 0)"

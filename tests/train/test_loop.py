@@ -13,69 +13,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import CONFIG, ROWS, adapter, some_rows, tiny_llama
 
 from instruct_course import generate
-from instruct_course.common.errors import InputError
+from instruct_course.common.errors import InputError, TrainingDiverged
 from instruct_course.data.template import Encoded
 from instruct_course.model import lora
-from instruct_course.train import batch, checkpoint, engine, loop
-
-V = 60
+from instruct_course.train import batch, checkpoint, engine, loop, micro_batches
 
 
-def tiny(dtype=torch.float32, **options):
-    """A small frozen Llama with adapters."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=V,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    return lora.attach(
-        AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False),
-        lora_r=4,
-        lora_alpha=16,
-        seed=1,
-        **options,
-    )
-
-
-def some_rows(n=40, seed=0):
-    """Rows of ragged lengths with ragged masks."""
-    rng = np.random.default_rng(seed)
-    out = []
-    for _ in range(n):
-        ids = rng.integers(2, V, rng.integers(4, 20)).tolist()
-        learnt = int(rng.integers(1, len(ids)))
-        out.append(Encoded(ids, [-100] * (len(ids) - learnt) + ids[-learnt:]))
-    return out
-
-
-ROWS = some_rows()
-SETUP = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=120, seed=5)
-
-
-def adapter(model):
-    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-
-
-def trained(config=SETUP, rows=ROWS, model=None, **options):
-    model = model or tiny()
+def trained(config=CONFIG, rows=ROWS, model=None, **options):
+    model = model or tiny_llama()
     history = loop.fit(model, rows, config, pad_id=0, **options)
     return adapter(model), history
 
 
 plain = pytest.mark.parametrize(
-    "options", [{}, {"dropout": 1e-9}], ids=["engine", "library"]
+    "options", [{}, {"lora_dropout": 1e-9}], ids=["engine", "library"]
 )  # a dropout that drops nothing takes the library's path
 
 
@@ -84,14 +38,14 @@ plain = pytest.mark.parametrize(
 
 @plain
 def test_a_batch_of_eight_is_eight_of_one(options):
-    model, rows = tiny(**options).train(), ROWS[:8]
+    model, rows = tiny_llama(**options).train(), ROWS[:8]
     assert engine.supports(model) == (not options)
 
     def gradient(parts):
         model.zero_grad()
         n = sum(l != -100 for r in rows for l in r.labels[1:])
         for part in parts:
-            (engine.batch_loss(model, engine.arrange(model, part, 0))[0] / n).backward()
+            (engine.batch_loss(model, engine.collate_for(model, part, 0))[0] / n).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
     torch.testing.assert_close(
@@ -100,7 +54,7 @@ def test_a_batch_of_eight_is_eight_of_one(options):
 
 
 def test_more_padding_changes_nothing():
-    model = tiny().train()
+    model = tiny_llama().train()
     made = batch.collate(ROWS[:6], 0)
     wider = {
         k: torch.nn.functional.pad(
@@ -123,20 +77,15 @@ def test_more_padding_changes_nothing():
 def test_the_parts_of_a_step_do_not_matter(options):
     """Accumulation 1, 3 and 8: the same losses, rates, norms and adapters."""
     (a, first), *others = [
-        trained(loop.TrainConfig(**SETUP.__dict__ | {"micro_batches": k}), model=tiny(**options))
+        trained(
+            loop.TrainConfig(**CONFIG.__dict__ | {"micro_batches": k}), model=tiny_llama(**options)
+        )
         for k in (1, 3, 8)
     ]
     for b, history in others:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         assert [h["lr"] for h in history] == [h["lr"] for h in first]
         assert [h["loss"] for h in history] == pytest.approx([h["loss"] for h in first], rel=1e-5)
-
-
-def test_heldout_loss_is_the_same_at_any_batch_size():
-    model = tiny()
-    longest = max(len(r.ids) for r in ROWS)
-    got = [loop.heldout_loss(model, ROWS, pad_id=0, batch_tokens=longest * k) for k in (1, 3, 8)]
-    assert len({n for _, n in got}) == 1 and max(x for x, _ in got) - min(x for x, _ in got) < 1e-6
 
 
 def test_a_batch_with_nothing_to_learn_is_harmless():
@@ -153,7 +102,7 @@ def test_the_losses_are_those_of_transformers_trainer(tmp_path):
     from transformers import Trainer, TrainingArguments
 
     config = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=120, warmup=0.0)
-    todo = loop.plan([len(r.ids) for r in ROWS], config, batch.prefix_groups(ROWS))
+    todo = loop.schedule_batches([len(r.ids) for r in ROWS], config, batch.prefix_groups(ROWS))
     _, ours = trained(config)
     args = TrainingArguments(
         output_dir=str(tmp_path),
@@ -174,7 +123,7 @@ def test_the_losses_are_those_of_transformers_trainer(tmp_path):
         train_sampling_strategy="sequential",
     )
     trainer = Trainer(
-        model=tiny(),
+        model=tiny_llama(),
         args=args,
         train_dataset=datasets.Dataset.from_dict({"rows": todo}),
         data_collator=lambda items: batch.collate([ROWS[i] for i in items[0]["rows"]], 0),
@@ -189,9 +138,9 @@ def test_float16_takes_the_scaler():
     """Half precision all the way: small gradients survive, a step that overflows is left out and not counted as a failure."""
     losses = {}
     for dtype in (torch.float32, torch.float16):
-        model = tiny(dtype)
+        model = tiny_llama(dtype)
         assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
-        history = loop.fit(model, ROWS, SETUP, pad_id=0)
+        history = loop.fit(model, ROWS, CONFIG, pad_id=0)
         losses[dtype] = [h["loss"] for h in history]
     assert (
         losses[torch.float16] == pytest.approx(losses[torch.float32], rel=0.02)
@@ -208,9 +157,9 @@ def test_float16_leaves_out_a_step_that_overflows(tmp_path, monkeypatch):
             self, *a, init_scale=2.0**40, **k
         ),
     )
-    config = loop.TrainConfig(**SETUP.__dict__ | {"epochs": 6})
-    start = adapter(tiny(torch.float16))
-    whole, history = trained(config, model=tiny(torch.float16))
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"epochs": 6})
+    start = adapter(tiny_llama(torch.float16))
+    whole, history = trained(config, model=tiny_llama(torch.float16))
     left_out = [h["grad_norm"] is None for h in history]
     assert (
         3 <= sum(left_out) < len(history)
@@ -220,10 +169,10 @@ def test_float16_leaves_out_a_step_that_overflows(tmp_path, monkeypatch):
     )
     keep = loop.Checkpoints(tmp_path / "c", every=1, say=lambda t: None)
     cut, _ = trained(
-        config, model=tiny(torch.float16), checkpoints=keep, on_step=lambda h: h["step"] == 2
+        config, model=tiny_llama(torch.float16), checkpoints=keep, on_step=lambda h: h["step"] == 2
     )
     assert torch.equal(cut, start)
-    again, _ = trained(config, model=tiny(torch.float16), checkpoints=keep)
+    again, _ = trained(config, model=tiny_llama(torch.float16), checkpoints=keep)
     assert torch.equal(again, whole)
 
 
@@ -243,11 +192,11 @@ def test_schedules_by_transformers():
         ("cosine", get_cosine_schedule_with_warmup),
     ):
         (factor,) = make(optimizer, 10, 100).lr_lambdas
-        assert [loop.decay(s, 100, 0.1, name) for s in range(10, 100)] == pytest.approx(
+        assert [loop.lr_factor(s, 100, 0.1, name) for s in range(10, 100)] == pytest.approx(
             [factor(s) for s in range(10, 100)], abs=1e-12
         )
     (factor,) = get_constant_schedule_with_warmup(optimizer, 10).lr_lambdas
-    assert [loop.decay(s, 100, 0.1, "constant") for s in range(10, 100)] == [
+    assert [loop.lr_factor(s, 100, 0.1, "constant") for s in range(10, 100)] == [
         factor(s) for s in range(10, 100)
     ]
 
@@ -285,8 +234,8 @@ def test_noise_is_the_rows_own():
 
 @plain
 def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
-    """What goes into the first layer is embedding + noise, in a line as in a rectangle, and bare embedding where a rectangle is padded."""
-    model, rows = tiny(**options).train(), ROWS[:5]
+    """What goes into the first layer is embedding + noise, in a packed batch as in a padded one, and the bare embedding on padding."""
+    model, rows = tiny_llama(**options).train(), ROWS[:5]
     noise, inner = loop.Noise("neftune", 40), model.get_base_model()
     went_in = []
     if options:
@@ -295,14 +244,16 @@ def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
             with_kwargs=True,
         )
     else:
-        real = engine.Engine._layer
+        real = engine.Engine.layer_forward
         monkeypatch.setattr(
             engine.Engine,
-            "_layer",
+            "layer_forward",
             lambda self, layer, h, *rest: went_in.append(h) or real(self, layer, h, *rest),
         )
     made = engine.Engine(model) if engine.supports(model) else None
-    loop._part_loss(model, rows, [(0, 0, i) for i in range(5)], noise, 0, 32, made)
+    micro_batches.micro_batch_loss(
+        model, rows, [(0, 0, i) for i in range(5)], noise=noise, pad_id=0, engine=made
+    )
     embed = inner.get_input_embeddings()
     want = [embed(torch.tensor(r.ids)) + noise.draw(r, 32, (0, 0, i)) for i, r in enumerate(rows)]
     if options:
@@ -318,7 +269,7 @@ def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
 
 @plain
 def test_noise_is_off_in_evaluation_and_gone_after_an_exception(options):
-    model = tiny(**options)
+    model = tiny_llama(**options)
     clean = loop.heldout_loss(model, ROWS, pad_id=0)
 
     def stop(h):
@@ -345,10 +296,10 @@ def test_noise_is_off_in_evaluation_and_gone_after_an_exception(options):
 
 
 def test_noise_does_not_depend_on_parts_or_path():
-    config = loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 15)})
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("neftune", 15)})
     (a, first), *others = [
-        trained(loop.TrainConfig(**config.__dict__ | {"micro_batches": k}), model=tiny(**o))
-        for k, o in ((1, {}), (4, {}), (1, {"dropout": 1e-9}))
+        trained(loop.TrainConfig(**config.__dict__ | {"micro_batches": k}), model=tiny_llama(**o))
+        for k, o in ((1, {}), (4, {}), (1, {"lora_dropout": 1e-9}))
     ]
     for b, history in others:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-5)
@@ -407,10 +358,10 @@ def test_evaluation_in_between_changes_no_bit(fresh):
 SCRIPT = """
 import json, os, signal, sys, torch
 sys.path.insert(0, {tests!r})
-from test_loop import ROWS, adapter, tiny
-from instruct_course.train import loop as train
+from tiny_models import ROWS, adapter, tiny_llama
+from instruct_course.train import loop
 config = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=100, noise=loop.Noise("neftune", 5), seed=5)
-model, last = tiny(dropout={dropout}), {last}
+model, last = tiny_llama(lora_dropout={dropout}), {last}
 def step(h):
     if h["step"] == last and {kill}:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -425,7 +376,7 @@ print(json.dumps({{"steps": [h["step"] for h in history], "loss": [h["loss"] for
 def run(tmp_path, **options):
     source = SCRIPT.format(
         **{
-            "tests": str(Path(__file__).parent),
+            "tests": str(Path(__file__).parents[1]),
             "dropout": 0.0,
             "folder": "",
             "kill": False,
@@ -457,7 +408,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, dropout):
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path):
     whole, _ = trained()
-    model = tiny()
+    model = tiny_llama()
 
     def stop(h):
         if h["step"] == 3:
@@ -466,17 +417,17 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path):
     history = loop.fit(
         model,
         ROWS,
-        SETUP,
+        CONFIG,
         pad_id=0,
         on_step=stop,
         checkpoints=loop.Checkpoints(tmp_path / "c", every=100),
     )
     assert history[-1]["interrupted"] and checkpoint.newest(tmp_path / "c")[0] == 3
-    model = tiny()
+    model = tiny_llama()
     history = loop.fit(
         model,
         ROWS,
-        SETUP,
+        CONFIG,
         pad_id=0,
         checkpoints=loop.Checkpoints(tmp_path / "c", every=100, say=lambda t: None),
     )
@@ -491,12 +442,12 @@ def test_another_run_is_not_continued(tmp_path):
     before = checkpoint.newest(keep.folder)[1]
     for config, rows, match in (
         (
-            loop.TrainConfig(**SETUP.__dict__ | {"lr": 1e-3}),
+            loop.TrainConfig(**CONFIG.__dict__ | {"lr": 1e-3}),
             ROWS,
             r"lr \(0.003 there, 0.001 here\)",
         ),
-        (SETUP, some_rows(seed=1), "data"),
-        (loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 5)}), ROWS, "noise"),
+        (CONFIG, some_rows(seed=1), "data"),
+        (loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("neftune", 5)}), ROWS, "noise"),
     ):
         with pytest.raises(InputError, match=match):
             trained(config, rows, checkpoints=keep)
@@ -543,7 +494,7 @@ def test_an_adapter_without_a_gradient_stops(fresh):
         lora_alpha=256,
         token_ids=template.prepare(template.named("article"), fresh.tokenizer),
     )
-    with pytest.raises(InputError, match="the gradient norm 0 at step .*; lower --lr"):
+    with pytest.raises(TrainingDiverged, match="the gradient norm 0 at step .*; lower --lr"):
         loop.fit(
             model,
             rows,
@@ -562,7 +513,7 @@ def test_an_adapter_without_a_gradient_stops(fresh):
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
-    model, keep = tiny(), loop.Checkpoints(tmp_path / "c", every=2)
+    model, keep = tiny_llama(), loop.Checkpoints(tmp_path / "c", every=2)
 
     def poison(h):
         if h["step"] == 5:
@@ -570,10 +521,10 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
                 next(p for p in model.parameters() if p.requires_grad).fill_(math.nan)
 
     with pytest.raises(
-        InputError,
+        TrainingDiverged,
         match=r"the loss is nan .* at step 6, after losses of [\d., ]+; lower --lr .*; the last good checkpoint is in",
     ):
-        loop.fit(model, ROWS, SETUP, pad_id=0, on_step=poison, checkpoints=keep)
+        loop.fit(model, ROWS, CONFIG, pad_id=0, on_step=poison, checkpoints=keep)
     step, tensors, facts = checkpoint.newest(keep.folder)
     assert (
         step == 4
@@ -595,7 +546,7 @@ def test_a_loss_that_explodes_stops(fresh):
         [],
     )
     with pytest.raises(
-        InputError,
+        TrainingDiverged,
         match=r"the loss is \d.* at step \d+, after losses of .*; lower --lr \(it is 3\)",
     ):
         loop.fit(
@@ -623,13 +574,13 @@ def test_enough_is_enough(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(epochs=st.floats(0.1, 3), room=st.integers(20, 200), seed=st.integers(0, 9))
-def test_a_plan_is_the_same_each_time_and_epochs_hold_all_rows(epochs, room, seed):
+def test_the_batches_are_the_same_each_time_and_epochs_hold_all_rows(epochs, room, seed):
     lengths, config = (
         [len(r.ids) for r in ROWS],
         loop.TrainConfig(epochs=epochs, batch_tokens=room, seed=seed),
     )
-    got = loop.plan(lengths, config)
-    assert got == loop.plan(lengths, config)
+    got = loop.schedule_batches(lengths, config)
+    assert got == loop.schedule_batches(lengths, config)
     whole, seen = int(epochs), [i for b in got for i in b]
     assert sorted(seen[: whole * len(ROWS)]) == sorted(list(range(len(ROWS))) * whole)
 
@@ -639,12 +590,12 @@ def test_a_plan_is_the_same_each_time_and_epochs_hold_all_rows(epochs, room, see
 WORKER = """
 import json, os, sys, torch
 sys.path.insert(0, {tests!r})
-from test_loop import ROWS, SETUP, adapter, tiny
-from instruct_course.train import loop as train
-model = tiny()
+from tiny_models import CONFIG, ROWS, adapter, tiny_llama
+from instruct_course.train import loop
+model = tiny_llama()
 rank, world = loop.processes()
 assert world == {world}, world
-history = loop.fit(model, ROWS, loop.TrainConfig(**SETUP.__dict__ | {{"noise": loop.Noise("gaussian", 5)}}), pad_id=0)
+history = loop.fit(model, ROWS, loop.TrainConfig(**CONFIG.__dict__ | {{"noise": loop.Noise("gaussian", 5)}}), pad_id=0)
 json.dump({{"loss": [h["loss"] for h in history], "adapter": adapter(model).tolist()}}, open({out!r} + str(rank), "w", encoding="utf-8"))
 """
 
@@ -679,7 +630,7 @@ def test_two_processes_are_one(tmp_path, start):
         ],
     }[start]
     script.write_text(
-        WORKER.format(tests=str(Path(__file__).parent), world=2, out=out), encoding="utf-8"
+        WORKER.format(tests=str(Path(__file__).parents[1]), world=2, out=out), encoding="utf-8"
     )
     done = subprocess.run(
         [*map(str, command), str(script)],
@@ -692,7 +643,7 @@ def test_two_processes_are_one(tmp_path, start):
     assert done.returncode == 0, done.stderr[-2000:]
     two = [json.loads(Path(out + str(r)).read_text(encoding="utf-8")) for r in (0, 1)]
     weights, history = trained(
-        loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("gaussian", 5)})
+        loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("gaussian", 5)})
     )
     assert two[0] == two[1]
     assert two[0]["loss"] == pytest.approx([h["loss"] for h in history], rel=1e-5)

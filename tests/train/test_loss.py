@@ -180,3 +180,13 @@ def test_the_shift(labels):
     mask, target = supervised(torch.tensor(labels))
     assert mask.tolist() == [[l != -100 for l in row[1:]] + [False] for row in labels]
     assert target.tolist() == [l for row in labels for l in row[1:] if l != -100]
+
+
+def test_the_head_may_score_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    hidden, head, labels = torch.randn(9, 4), torch.nn.Linear(4, 30), torch.randint(30, (9,))
+    whole = loss.token_losses(hidden, head, labels)
+    monkeypatch.setattr(loss, "LOGITS", 60)
+    torch.testing.assert_close(loss.token_losses(hidden, head, labels), whole)
+    torch.testing.assert_close(whole, F.cross_entropy(head(hidden), labels, reduction="none"))
+    assert loss.token_losses(hidden[:0], head, labels[:0]).shape == (0,) and not whole.requires_grad

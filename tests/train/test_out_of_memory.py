@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 import torch
-from test_loop import ROWS, SETUP, adapter, tiny
+from tiny_models import CONFIG, ROWS, adapter, tiny_llama
 
-from instruct_course.common.errors import InputError
+from instruct_course.common.errors import OutOfMemory
 from instruct_course.common.files import ASSETS
 from instruct_course.data.template import Encoded
-from instruct_course.train import checkpoint, loop
+from instruct_course.train import checkpoint, loop, micro_batches
 
 REASONS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -33,8 +33,8 @@ REASONS = [
 def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
     """From now on a part of more than `most` tokens fails, in its forward pass or only on its way back."""
 
-    def part(model, rows, *others, real=loop._part_loss):
-        loss = real(model, rows, *others)
+    def part(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
+        loss = real(model, rows, *others, **options)
         if sum(len(r.ids) for r in rows) <= most:
             return loss
         if not backward:
@@ -46,17 +46,17 @@ def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
         loss.register_hook(fail)
         return loss
 
-    monkeypatch.setattr(loop, "_part_loss", part)
+    monkeypatch.setattr(micro_batches, "micro_batch_loss", part)
 
 
-def trained(config=SETUP, rows=ROWS, **options):
-    model, said = tiny(), []
+def trained(config=CONFIG, rows=ROWS, **options):
+    model, said = tiny_llama(), []
     history = loop.fit(model, rows, config, pad_id=0, **{"say": said.append} | options)
     return adapter(model), history, said
 
 
 def split(k: int, **others) -> loop.TrainConfig:
-    return loop.TrainConfig(**SETUP.__dict__ | {"micro_batches": k} | others)
+    return loop.TrainConfig(**CONFIG.__dict__ | {"micro_batches": k} | others)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def in_four():
     [(REASONS[0], True), *((r, False) for r in REASONS)],
     ids=["backward", "cuda", "python", "cublas", "linux", "windows"],
 )
-def test_the_step_is_that_of_the_larger_accumulation(in_four, monkeypatch, reason, backward):
+def test_the_step_is_that_of_more_micro_batches(in_four, monkeypatch, reason, backward):
     """The first step fails in one part and in two, so all go through in four: the same bits as with --micro-batches 4."""
     wanted, plain, _ = in_four
     with_room(monkeypatch, 40, reason, backward)
@@ -90,11 +90,11 @@ def test_the_step_is_that_of_the_larger_accumulation(in_four, monkeypatch, reaso
 
 def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
     """Only the last part of some step is too long: what the parts before it left in .grad must not count twice. Dropout and noise are drawn again as they were."""
-    config = loop.TrainConfig(**SETUP.__dict__ | {"noise": loop.Noise("neftune", 5)})
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("neftune", 5)})
     failed = []
 
-    def once(model, rows, *others, real=loop._part_loss):
-        loss = real(model, rows, *others)
+    def once(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
+        loss = real(model, rows, *others, **options)
         if not failed and len(calls) == 2 * 3 + 2:  # the second half of the fourth step
             failed.append(len(calls))
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -102,8 +102,8 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
         return loss
 
     calls = [1]
-    model, said = tiny(dropout=0.2), []
-    monkeypatch.setattr(loop, "_part_loss", once)
+    model, said = tiny_llama(lora_dropout=0.2), []
+    monkeypatch.setattr(micro_batches, "micro_batch_loss", once)
     history = loop.fit(
         model,
         ROWS,
@@ -119,14 +119,14 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
         and len(said) == 1
     )
     # the same: two parts for three steps, four from then on
-    again = tiny(dropout=0.2)
+    again = tiny_llama(lora_dropout=0.2)
     parts = []
 
-    def counted(items, k, real=loop.np.array_split):
+    def counted(items, k, real=micro_batches.np.array_split):
         parts.append(k)
         return real(items, 2 if len(parts) <= 3 else 4)
 
-    monkeypatch.setattr(loop.np, "array_split", counted)
+    monkeypatch.setattr(micro_batches.np, "array_split", counted)
     loop.fit(again, ROWS, loop.TrainConfig(**config.__dict__ | {"micro_batches": 2}), pad_id=0)
     assert torch.equal(adapter(model), adapter(again))
 
@@ -159,11 +159,11 @@ def test_one_row_that_does_not_fit_is_named(monkeypatch):
     longest = Encoded([7] * 35, [-100] * 30 + [7] * 5)
     with_room(monkeypatch, 34)
     for config, way in (
-        (SETUP, ", --gradient-checkpointing"),
+        (CONFIG, ", --gradient-checkpointing"),
         (split(1, gradient_checkpointing=True), ""),
     ):
         with pytest.raises(
-            InputError,
+            OutOfMemory,
             match=rf"^memory is too small for a single row of 35 tokens; use a lower --max-length{way} or a smaller --model$",
         ):
             trained(config, [*ROWS[:12], longest])
@@ -187,18 +187,18 @@ def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
 
     alive, seen = [], []
 
-    def part(model, rows, *others, real=loop._part_loss):
+    def part(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
         if alive:
             seen.append([ref() is None for ref in alive])
-        loss = real(model, rows, *others)
+        loss = real(model, rows, *others, **options)
         if len(rows) > 1 and not seen:
             alive.extend([weakref.ref(loss), weakref.ref(loss.grad_fn)])
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss
 
-    monkeypatch.setattr(loop, "_part_loss", part)
-    model = tiny()
-    loop.fit(model, ROWS, SETUP, pad_id=0, on_step=lambda h: True, say=lambda text: None)
+    monkeypatch.setattr(micro_batches, "micro_batch_loss", part)
+    model = tiny_llama()
+    loop.fit(model, ROWS, CONFIG, pad_id=0, on_step=lambda h: True, say=lambda text: None)
     assert seen[0] == [True, True]
 
 
@@ -219,21 +219,21 @@ import json, resource, sys, torch
 sys.path.insert(0, {tests!r})
 from instruct_course.common.memory import frugal_malloc
 from instruct_course.data.template import Encoded
-from instruct_course.train import loop as train
-from test_loop import adapter, tiny
+from instruct_course.train import loop, micro_batches
+from tiny_models import adapter, tiny_llama
 frugal_malloc()
 rows = [Encoded([2 + (i * j) % 50 for j in range(1, 400)], [-100] * 397 + [5, 1]) for i in range(1, 9)]
 
-def fit(room, accumulation=1):
-    model, said = tiny(), []
+def fit(room, parts=1):
+    model, said = tiny_llama(), []
     now = next(1024 * int(line.split()[1]) for line in open("/proc/self/status", encoding="utf-8") if line.startswith("VmData:"))
     resource.setrlimit(resource.RLIMIT_DATA, (now + room if room else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    config = loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=4000, accumulation=accumulation, seed=3)
+    config = loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=4000, micro_batches=parts, seed=3)
     try:
         history = loop.fit(model, rows, config, pad_id=0, say=said.append)
-    except loop.InputError as error:
+    except micro_batches.OutOfMemory as error:
         return str(error)
-    return [h.get("parts", accumulation) for h in history], said, [h["loss"] for h in history], adapter(model).view(torch.int32).tolist()
+    return [h.get("parts", parts) for h in history], said, [h["loss"] for h in history], adapter(model).view(torch.int32).tolist()
 
 fit(0)                                                      # what any step needs is there
 short = fit(20_000_000)
@@ -245,7 +245,7 @@ print(json.dumps([short, fit(2_000_000), fit(0, short[0][-1])]))
 def test_real_memory_that_is_too_small():
     """The system refuses torch's allocator: the run finds its parts, and its adapter has the bits of a run that began with as many."""
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parent))],
+        [sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parents[1]))],
         capture_output=True,
         text=True,
         timeout=240,
@@ -296,23 +296,23 @@ class Net(torch.nn.Module):
 
 TOGETHER = """
 import json, sys, torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/train"]
 from test_out_of_memory import ROWS, Net, adapter, split
-from instruct_course.train import loop as train
+from instruct_course.train import loop, micro_batches
 rank, world = loop.processes()
-real, tried, most = loop._part_loss, [], 40
-def part(model, rows, *others):
+real, tried, most = micro_batches.micro_batch_loss, [], 40
+def part(model, rows, *others, **options):
     tried.append(len(rows))
     if rank == 1 and sum(len(r.ids) for r in rows) > most:
         raise torch.OutOfMemoryError("CUDA out of memory.")
-    return real(model, rows, *others)
-loop._part_loss = part
+    return real(model, rows, *others, **options)
+micro_batches.micro_batch_loss = part
 model, said = Net(), []
 history = loop.fit(model, ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
 most = 0
 try:
     loop.fit(Net(), ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
-except loop.InputError as error:
+except micro_batches.OutOfMemory as error:
     end = str(error)
 json.dump([[h.get("parts", 1) for h in history], [h["loss"] for h in history], adapter(model).tolist(), end], open({out!r} + str(rank), "w", encoding="utf-8"))
 json.dump(said, open({out!r} + str(rank) + "said", "w", encoding="utf-8"))
@@ -322,7 +322,9 @@ json.dump(said, open({out!r} + str(rank) + "said", "w", encoding="utf-8"))
 def test_two_processes_agree(tmp_path):
     """Only the second one runs out of memory: both go on in the same number of parts, to the result of one process, and both end where one row is too long."""
     script, out = tmp_path / "worker.py", str(tmp_path / "out")
-    script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), out=out), encoding="utf-8")
+    script.write_text(
+        TOGETHER.format(tests=str(Path(__file__).parents[1]), out=out), encoding="utf-8"
+    )
     done = subprocess.run(
         [
             str(Path(sys.executable).parent / "torchrun"),

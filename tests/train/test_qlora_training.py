@@ -16,7 +16,8 @@ from instruct_course.data.example import Example
 from instruct_course.data.template import Encoded
 from instruct_course.evaluate import metrics
 from instruct_course.model import lora, quantize
-from instruct_course.train import loop
+from instruct_course.train import engine, loop
+from instruct_course.train.batch import collate
 
 
 def rows_of(base, n=24, split="train"):
@@ -31,9 +32,9 @@ def rows_of(base, n=24, split="train"):
 
 
 def test_batch_loss_is_the_models_own(nano):
-    batch = loop.collate(rows_of(nano), template.pad_id(nano.tokenizer))
+    batch = collate(rows_of(nano), template.pad_id(nano.tokenizer))
     with torch.no_grad():
-        total, n = loop.batch_loss(nano.model, batch)
+        total, n = engine.batch_loss(nano.model, batch)
         library = nano.model(**batch).loss
     assert total.item() / n == pytest.approx(library.item(), rel=1e-5)
 
@@ -56,9 +57,9 @@ def test_batch_loss_with_scaled_logits_is_the_models_own():
             eos_token_id=1,
         )
     ).eval()
-    batch = loop.collate([Encoded([5, 6, 7, 8], [-100, -100, 7, 8])], 0)
+    batch = collate([Encoded([5, 6, 7, 8], [-100, -100, 7, 8])], 0)
     with torch.no_grad():
-        total, n = loop.batch_loss(model, batch)
+        total, n = engine.batch_loss(model, batch)
         assert total.item() / n == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
@@ -78,13 +79,13 @@ def test_nf4_is_what_the_loader_gives(nano):
 def gradients(model, batch):
     model.zero_grad()
     model.train()
-    loop.batch_loss(model, batch)[0].backward()
+    engine.batch_loss(model, batch)[0].backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def test_evaluation_leaves_gradients_alone(fresh):
     model = lora.attach(fresh.model, lora_r=4)
-    batch = loop.collate(rows_of(fresh, 6), template.pad_id(fresh.tokenizer))
+    batch = collate(rows_of(fresh, 6), template.pad_id(fresh.tokenizer))
     before = gradients(model, batch)
     loop.heldout_loss(model, rows_of(fresh, 6), pad_id=template.pad_id(fresh.tokenizer))
     assert torch.equal(before, gradients(model, batch))
@@ -203,7 +204,7 @@ def test_batches_hold_every_row_once_and_fit(lengths, room, epoch):
 
 
 def test_decay_rises_then_falls_to_nearly_zero():
-    f = [loop.decay(s, 100, 0.1) for s in range(100)]
+    f = [loop.lr_factor(s, 100, 0.1) for s in range(100)]
     assert (
         f[9] == 1.0 and f[0] == 0.1 and f[-1] == pytest.approx(1 / 90) and np.argmax(f) in (9, 10)
     )
@@ -212,7 +213,9 @@ def test_decay_rises_then_falls_to_nearly_zero():
 
 def test_a_fraction_of_an_epoch():
     lengths = [4] * 64
-    count = lambda epochs: len(loop.plan(lengths, loop.TrainConfig(epochs=epochs, batch_tokens=32)))
+    count = lambda epochs: len(
+        loop.schedule_batches(lengths, loop.TrainConfig(epochs=epochs, batch_tokens=32))
+    )
     assert (count(1), count(0.5), count(2.25)) == (8, 4, 18)
 
 
@@ -221,7 +224,7 @@ def test_fit_equals_a_loop_by_hand(fresh):
     rows, pad = rows_of(fresh, 5), template.pad_id(fresh.tokenizer)
     model = lora.attach(fresh.model, lora_r=2, seed=3)
     start = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-    batch = loop.collate(rows, pad)
+    batch = collate(rows, pad)
     model(**batch).loss.backward()
     clones = [torch.nn.Parameter(p) for p in start]
     for clone, p in zip(clones, (p for p in model.parameters() if p.requires_grad)):
