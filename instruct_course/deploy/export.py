@@ -49,6 +49,7 @@ import torch
 
 from ..common.errors import InputError
 from ..common.files import ASSETS, sha256, write_folder, write_json
+from ..common.quiet import quiet_transformers
 from ..common.progress import Progress
 from ..common.text import HAN
 from ..data import dataset
@@ -56,7 +57,6 @@ from ..data import template as templates
 from ..data.example import Example
 from . import merge as merges
 from ..model import hub as hub_
-from ..model import quantize
 from ..model.load import weight_bytes
 from ..run import Run, open_run
 
@@ -313,7 +313,7 @@ def read_gguf(file: Path):
     shown = getattr(reader, "tqdm", None)
     reader.tqdm = lambda items, **_: items
     try:
-        with quantize._silent():
+        with quiet_transformers():
             return AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=torch.float32
             ).eval()

@@ -36,10 +36,11 @@ import torch
 from ..common.errors import InputError
 from ..common.files import write_folder, write_json
 from ..common.memory import Peak
+from ..common.quiet import quiet_transformers
 from ..common.progress import Progress
 from ..data import template as templates
 from ..evaluate.report import EvalConfig, _rows, subsample
-from ..model import hub, lora, quantize
+from ..model import hub, lora, nf4
 from ..model.load import compute_dtype, load_base, weight_bytes
 from ..run import Run, open_run
 
@@ -49,10 +50,10 @@ def dequantized(weight: torch.Tensor) -> torch.Tensor:
 
     weight: any shape, float32, bfloat16 or float16. Errors: InputError when it is not finite.
     """
-    packed, absmax = quantize.nf4_quantize(weight)
-    return quantize.nf4_dequantize(
+    packed, absmax = nf4.nf4_quantize(weight)
+    return nf4.nf4_dequantize(
         packed,
-        quantize.double_dequantize(*quantize.double_quantize(absmax)),
+        nf4.double_dequantize(*nf4.double_quantize(absmax)),
         weight.shape,
         torch.float32,
     )
@@ -374,7 +375,7 @@ def open_merged(folder: str | Path, *, dtype: torch.dtype | None = None):
         if wanted == "bfloat16" and compute_dtype("nano") == torch.float16
         else getattr(torch, wanted)
     )  # a T4 has no bf16
-    with quantize._silent():
+    with quiet_transformers():
         base = load_base(str(folder.resolve()), quantization="none", dtype=dtype)
     return base.model, base.tokenizer, templates.read(folder / "template.json")
 

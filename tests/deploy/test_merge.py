@@ -18,7 +18,7 @@ from instruct_course.data import dataset
 from instruct_course.data import template as templates
 from instruct_course.data.example import Example
 from instruct_course.deploy import merge
-from instruct_course.model import hub, quantize
+from instruct_course.model import hub, nf4, quantize
 
 
 def valid(value):
@@ -76,7 +76,7 @@ def test_dequantized_is_what_the_four_bits_mean(rows, columns, dtype, seed):
 @settings(deadline=None, max_examples=25)
 def test_a_change_below_half_a_step_is_erased(part, seed):
     """Eq. 12.3, for every level but the block's scale itself."""
-    g, levels = torch.Generator().manual_seed(seed), quantize.NF4_LEVELS
+    g, levels = torch.Generator().manual_seed(seed), nf4.NF4_LEVELS
     place = torch.randint(1, 15, (64,), generator=g)
     place[0] = 15
     up = torch.randint(0, 2, (64,), generator=g).bool()
@@ -87,7 +87,7 @@ def test_a_change_below_half_a_step_is_erased(part, seed):
         * part
     )
     change[0] = 0
-    back = lambda w: quantize.nf4_dequantize(*quantize.nf4_quantize(w), w.shape, torch.float32)
+    back = lambda w: nf4.nf4_dequantize(*nf4.nf4_quantize(w), w.shape, torch.float32)
     assert torch.equal(back(levels[place] + change), levels[place])
     assert (back(levels[place] + change * (0.51 / part))[1:] != levels[place][1:]).all()
 
