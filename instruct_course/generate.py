@@ -199,7 +199,7 @@ def complete(
     return completions
 
 
-# %% ../nbs/09_generate.ipynb #answer
+# %% ../nbs/09_generate.ipynb #generate-answer
 def answer(
     model, tokenizer, template: Template, examples: Sequence[Example], **options
 ) -> list[str]:

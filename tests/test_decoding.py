@@ -1,4 +1,4 @@
-"""The decode loop: the cache under both of its names, without a warning, and rows that leave the batch."""
+"""The decode loop: the cache by both of its names, no warning, and rows that leave the batch."""
 
 import logging
 import warnings

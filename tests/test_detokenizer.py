@@ -1,4 +1,4 @@
-"""The detokenizer: pieces are the library's, stop strings and characters stay whole, and no ids make it fall over."""
+"""The detokenizer: the library's pieces, whole stop strings and characters, no error for any ids."""
 
 import pytest
 from hypothesis import given, settings

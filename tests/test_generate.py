@@ -1,4 +1,4 @@
-"""Generation: batches and streams give the same text, stop strings and characters stay whole, limits speak."""
+"""Generation: batches and streams give the same text, stop strings stay whole, limits speak."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sampling: the rules are transformers' rules, draws follow the probabilities, options out of range are refused."""
+"""Sampling: transformers' rules, draws that follow the probabilities, options with a range."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ __all__ = [
     "AccessMiddleware",
 ]
 
-# %% ../../../nbs/workshop/12_access.ipynb #imports
+# %% ../../../nbs/workshop/12_access.ipynb #access-imports
 import asyncio
 import hmac
 import ipaddress
@@ -45,7 +45,7 @@ def error_location(error: BaseException) -> str:
     return f"{kind} in {Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno}"
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #access
+# %% ../../../nbs/workshop/12_access.ipynb #access-check
 def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address that a host is written as; None for a name."""
     try:
@@ -147,7 +147,7 @@ def _check_content(method: str, headers) -> None:
         raise APIError(415, message, code="unsupported_media_type")
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #limits
+# %% ../../../nbs/workshop/12_access.ipynb #access-limits
 @dataclass(frozen=True)
 class Limits:
     """What one request may take.
@@ -250,7 +250,7 @@ async def refuse(error: APIError, scope, receive, send, seconds: float) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #line
+# %% ../../../nbs/workshop/12_access.ipynb #log-line
 LOGGED_METHODS = ("GET", "POST", "OPTIONS", "HEAD")
 LOGGED_PATHS = (
     "/",
@@ -274,7 +274,7 @@ def _log_line(scope: dict, status: int, seconds: float) -> str:
     return f"{line}, {usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #gate
+# %% ../../../nbs/workshop/12_access.ipynb #access-middleware
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),

@@ -11,7 +11,7 @@ __all__ = [
     "build",
 ]
 
-# %% ../../../nbs/workshop/12_app.ipynb #imports
+# %% ../../../nbs/workshop/12_app.ipynb #app-imports
 import asyncio
 import json
 import time
@@ -42,13 +42,15 @@ from starlette.responses import JSONResponse, Response
 
 from ...common.errors import InputError
 from ...data import template as templates
+from ...generate import context
+
+# isort: split
 from . import chat
 from .access import Access, AccessMiddleware, Limits
 from .queue import Finished, Job, ServedModel, Worker, timeout_error
-from ...generate import context
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #reply
+# %% ../../../nbs/workshop/12_app.ipynb #completion-response
 class CompletionResponse(Response):
     """An answer while it is made; its two kinds have `write`, called as an ASGI application.
 
@@ -103,7 +105,7 @@ class CompletionResponse(Response):
             self.worker.queue.cancel(self.job)
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #written
+# %% ../../../nbs/workshop/12_app.ipynb #responses
 class FullResponse(CompletionResponse):
     """An answer as one JSON object."""
 
@@ -158,7 +160,7 @@ class StreamResponse(CompletionResponse):
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #desk
+# %% ../../../nbs/workshop/12_app.ipynb #server-state
 class ServerState:
     """What the addresses share.
 
@@ -287,7 +289,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         return APIError(500, "the server failed on this request", code="internal").response()
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #asking
+# %% ../../../nbs/workshop/12_app.ipynb #generation-routes
 # for the description of the interface
 ERRORS = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
 ANSWERS = ERRORS | {
@@ -335,7 +337,7 @@ def _add_generation_routes(app: FastAPI, state: ServerState) -> None:
         return {"object": "xray", "tokens": tokens}
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #looking
+# %% ../../../nbs/workshop/12_app.ipynb #information-routes
 def _add_information_routes(app: FastAPI, state: ServerState) -> None:
     """The addresses that ask nothing of the model."""
 
@@ -362,7 +364,7 @@ def _add_information_routes(app: FastAPI, state: ServerState) -> None:
         )
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #build
+# %% ../../../nbs/workshop/12_app.ipynb #app-build
 def build(
     served: ServedModel, worker: Worker, *, access: Access = Access(), limits: Limits = Limits()
 ) -> AccessMiddleware:

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["COLOURS", "BOX", "xray", "page", "ask", "draw_tokens", "widget"]
 
-# %% ../../../nbs/workshop/12_chat.ipynb #imports
+# %% ../../../nbs/workshop/12_chat.ipynb #chat-imports
 import base64
 import hashlib
 import html
@@ -90,7 +90,7 @@ def xray(
     ]
 
 
-# %% ../../../nbs/workshop/12_chat.ipynb #page
+# %% ../../../nbs/workshop/12_chat.ipynb #chat-page
 def _digest(text: str, tag: str) -> str:
     """The hash of what stands in the one element of this name, as a browser computes it."""
     inside = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]
@@ -117,7 +117,7 @@ def page() -> tuple[bytes, str]:
     return text.encode(), "; ".join(policy)
 
 
-# %% ../../../nbs/workshop/12_chat.ipynb #ask
+# %% ../../../nbs/workshop/12_chat.ipynb #chat-ask
 def ask(run, instruction: str, input: str = "", *, base: bool = False, **options) -> Iterator[str]:
     """Pieces of a run's answer.
 
@@ -137,7 +137,7 @@ def ask(run, instruction: str, input: str = "", *, base: bool = False, **options
         yield from generate.stream(model, tokenizer, ids, stop_ids=stop_ids, **options)
 
 
-# %% ../../../nbs/workshop/12_chat.ipynb #drawn
+# %% ../../../nbs/workshop/12_chat.ipynb #draw-tokens
 COLOURS = {
     "template": "#e4e4e4",
     "instruction": "#cfe3f7",
@@ -170,7 +170,7 @@ def draw_tokens(tokens: list[dict]) -> str:
     return f"{legend}<br>{boxes}"
 
 
-# %% ../../../nbs/workshop/12_chat.ipynb #widget
+# %% ../../../nbs/workshop/12_chat.ipynb #chat-widget
 def _labelled(title: str, text: str) -> str:
     """A text under its title, as HTML."""
     return f"<b>{title}</b><div style='white-space:pre-wrap'>{html.escape(text)}</div>"

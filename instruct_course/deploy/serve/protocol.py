@@ -172,7 +172,7 @@ class GenerationParams(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-# %% ../../../nbs/workshop/12_protocol.ipynb #requests
+# %% ../../../nbs/workshop/12_protocol.ipynb #protocol-requests
 class ChatCompletionRequest(GenerationParams):
     """POST /v1/chat/completions; `input` is the template's second field, an extension."""
 

@@ -12,7 +12,7 @@ __all__ = [
     "Worker",
 ]
 
-# %% ../../../nbs/workshop/12_queue.ipynb #imports
+# %% ../../../nbs/workshop/12_queue.ipynb #queue-imports
 import asyncio
 import copy
 import threading
@@ -23,11 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...data import template as templates
-from .access import error_location, logger
-from .protocol import APIError
 from ...generate import Completion, stream_steps
 from ...run import open_run
 from ...sampling import Sampling
+
+# isort: split
+from .access import error_location, logger
+from .protocol import APIError
 
 
 # %% ../../../nbs/workshop/12_queue.ipynb #served
@@ -95,7 +97,7 @@ def open_model(folder: str | Path, *, allow_mismatch: bool = False) -> ServedMod
     return ServedModel(folder.resolve().name, model, tokenizer, template)
 
 
-# %% ../../../nbs/workshop/12_queue.ipynb #job
+# %% ../../../nbs/workshop/12_queue.ipynb #queue-job
 @dataclass(frozen=True)
 class Finished:
     """The end of an answer.
@@ -146,7 +148,7 @@ class Job:
             self.cancelled.set()
 
 
-# %% ../../../nbs/workshop/12_queue.ipynb #work
+# %% ../../../nbs/workshop/12_queue.ipynb #run-job
 def timeout_error() -> APIError:
     """The answer to who has waited too long."""
     return APIError(
@@ -191,7 +193,7 @@ def run_job(served: ServedModel, job: Job) -> None:
                 job.send(step)
 
 
-# %% ../../../nbs/workshop/12_queue.ipynb #waiting
+# %% ../../../nbs/workshop/12_queue.ipynb #job-queue
 class JobQueue:
     """A bounded queue of jobs, first in, first out, for any number of threads.
 

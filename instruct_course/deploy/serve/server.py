@@ -26,7 +26,7 @@ from ...common.errors import InputError
 from .access import Access, Limits, logger
 from .queue import ServedModel, Worker, open_model
 
-# %% ../../../nbs/workshop/12_server.ipynb #reachable
+# %% ../../../nbs/workshop/12_server.ipynb #resolve-address
 ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 
 
@@ -72,7 +72,7 @@ def resolve_address(host: str, port: int, key: str, origins=()) -> tuple:
     return family, address, loopback
 
 
-# %% ../../../nbs/workshop/12_server.ipynb #listening
+# %% ../../../nbs/workshop/12_server.ipynb #bind
 def _bind(family, address, seconds: float) -> socket.socket:
     """A socket bound to the address. InputError when it cannot be had."""
     bound = socket.socket(family, socket.SOCK_STREAM)
@@ -93,7 +93,7 @@ def _bind(family, address, seconds: float) -> socket.socket:
     return bound
 
 
-# %% ../../../nbs/workshop/12_server.ipynb #server
+# %% ../../../nbs/workshop/12_server.ipynb #server-class
 class Server:
     """`with Server(served) as server:` answers on `server.url` until the block ends.
 
@@ -178,7 +178,7 @@ class Server:
                 signal.signal(number, handler)
 
 
-# %% ../../../nbs/workshop/12_server.ipynb #forever
+# %% ../../../nbs/workshop/12_server.ipynb #run-server
 def _read_key(variable: str | None) -> str:
     """The key in an environment variable. InputError when that is not set."""
     key = os.environ.get(variable, "") if variable else ""

@@ -10,10 +10,13 @@ import torch
 from instruct_course import run as runs
 from instruct_course.data import template as templates
 from instruct_course.data.example import Example
-from instruct_course.deploy.serve import app, chat, queue
-from instruct_course.generate import Sampling
+from instruct_course.deploy.serve import chat
+from instruct_course.deploy.serve.queue import ServedModel
+from instruct_course.deploy.serve.server import Server
+from instruct_course.detokenizer import Detokenizer
 from instruct_course.model import lora
 from instruct_course.model.load import load_base
+from instruct_course.sampling import Sampling
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -49,12 +52,12 @@ def run():
 @pytest.fixture(scope="module")
 def served(run):
     model, tokenizer, template = run.ready()
-    return app.Served(run.path.name, model, tokenizer, template)
+    return ServedModel(run.path.name, model, tokenizer, template)
 
 
 @pytest.fixture(scope="module")
 def server(served):
-    with app.Server(served) as server:
+    with Server(served) as server:
         yield server
 
 
@@ -190,14 +193,8 @@ def test_text_is_never_markup(opened, served, monkeypatch):
     bad = (
         "<img src=x onerror=document.title='owned'><script>document.title='owned'</script><b>b</b>"
     )
-    reader = queue._Reader
-    monkeypatch.setattr(
-        queue,
-        "_Reader",
-        lambda *a: type(
-            "Says", (reader,), {"add": lambda self, token: "", "rest": lambda self: bad}
-        )(*a),
-    )
+    monkeypatch.setattr(Detokenizer, "add", lambda self, token: "")
+    monkeypatch.setattr(Detokenizer, "finish", lambda self: bad)
     ask(page, bad, bad)
     assert (
         page.inner_text("[data-role=tuned] .text") == bad
@@ -216,7 +213,7 @@ def test_text_is_never_markup(opened, served, monkeypatch):
 
 
 def test_a_key_stays_in_memory(browser, opened, served):
-    with app.Server(served, key="page-key") as server:
+    with Server(served, key="page-key") as server:
         page = opened(server.url)
         page.wait_for_selector("details[open]")
         assert "API key" in page.inner_text("#answers")
@@ -273,9 +270,12 @@ def test_an_xray_is_what_training_sees(nano, name, ex):
         label != templates.IGNORE_INDEX for label in row.labels
     ]
     assert [t["who"] == "response" for t in tokens] == [t["learnt"] for t in tokens]
-    said = lambda who: nano.tokenizer.decode(
-        [t["id"] for t in tokens if t["who"] == who], skip_special_tokens=False
-    ).strip()
+
+    def said(who):
+        return nano.tokenizer.decode(
+            [t["id"] for t in tokens if t["who"] == who], skip_special_tokens=False
+        ).strip()
+
     assert (said("instruction"), said("input")) == (ex.instruction, ex.input.strip())
     assert [t["id"] for t in chat.xray(template, nano.tokenizer, ex)] == templates.prompt(
         template, nano.tokenizer, ex
