@@ -1,4 +1,4 @@
-"""The detokenizer: the library's pieces, whole stop strings and characters, no error for any ids."""
+"""The detokenizer: the library's pieces, whole stop strings and characters, never an error."""
 
 import pytest
 from hypothesis import given, settings

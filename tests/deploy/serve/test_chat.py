@@ -1,4 +1,7 @@
-"""The chat page in a real browser: what it shows, sends and refuses to run. Skipped where there is no chromium."""
+"""The chat page in a real browser: what it shows, sends and refuses to run.
+
+Skipped where there is no chromium.
+"""
 
 import shutil
 import threading
@@ -34,7 +37,10 @@ INSTRUCTION, INPUT = "把这个词翻译成英文。", "猫"
 
 @pytest.fixture(scope="module")
 def run():
-    """Nano with an adapter of random numbers, as a run: it says something else than the base, and needs no training."""
+    """Nano with an adapter of random numbers, as a run.
+
+    It says something else than the base, and needs no training.
+    """
     base, template = load_base("nano"), templates.named("article")
     model = lora.attach(base.model, lora_r=4).eval()
     generator = torch.Generator().manual_seed(0)
@@ -75,7 +81,10 @@ def browser():
 
 @pytest.fixture
 def opened(browser, server):
-    """A function that opens the page; afterwards it must have asked nobody but the server, and logged no error but a refused request."""
+    """A function that opens the page.
+
+    Afterwards it must have asked nobody but the server, and logged no error but a refused request.
+    """
     pages = []
 
     def call(url=None, **options):
@@ -188,7 +197,8 @@ def test_the_keyboard(opened, served):
 
 
 def test_text_is_never_markup(opened, served, monkeypatch):
-    """Neither what is asked nor what a model says becomes a part of the page, and no script runs but the page's own."""
+    """Neither what is asked nor what a model says becomes a part of the page, and no script runs
+    but the page's own."""
     page = opened()
     bad = (
         "<img src=x onerror=document.title='owned'><script>document.title='owned'</script><b>b</b>"
@@ -202,7 +212,8 @@ def test_text_is_never_markup(opened, served, monkeypatch):
         and page.title() == served.name
     )
     assert page.evaluate(
-        "(() => { try { document.body.innerHTML = '<b>b</b>'; return false } catch { return true } })()"
+        "(() => { try { document.body.innerHTML = '<b>b</b>'; return false }"
+        " catch { return true } })()"
     )  # trusted types
     _, policy = chat.page()
     assert (

@@ -1,4 +1,5 @@
-"""The server: OpenAI's client gets what the run answers, nobody else gets in, and no request brings it down."""
+"""The server: OpenAI's client gets what the run answers, nobody else gets in, and no request
+brings it down."""
 
 import http.client
 import json
@@ -94,7 +95,7 @@ def ask(client, served, text, input="", **options):
 
 
 def raw(server, method="POST", path="/v1/chat/completions", body=b"", headers=None, **more):
-    """(status, headers, bytes) of a request written by hand; headers with the value None are left out."""
+    """(status, headers, bytes) of a request written by hand, without headers that are None."""
     connection = http.client.HTTPConnection(
         server.address[0], int(server.url.rpartition(":")[2]), timeout=30
     )
@@ -136,7 +137,7 @@ def message(served, text="Hi", **more):
 
 
 def test_greedy_answers_are_those_of_the_run(client, served, run):
-    """The last part of the whole way: what the server says is what the run says, streamed or not."""
+    """The end of the whole way: what the server says is what the run says, streamed or not."""
     for text, input in QUESTIONS:
         wanted = run.answer(text, input, max_new_tokens=8)
         got = ask(client, served, text, input, temperature=0, max_tokens=8)
@@ -301,7 +302,7 @@ def test_models_are_listed_and_others_are_not_found(client, served):
 
 
 def test_a_merged_folder_is_served(folder, tmp_path):
-    """Its own greedy answers, under its own name, and no base, for there is no adapter to turn off."""
+    """Its own greedy answers and name, and no base, for there is no adapter to turn off."""
     from instruct_course.deploy import merge
 
     merge.merge(folder, tmp_path / "merged", limit=0, quiet=True)
@@ -409,7 +410,7 @@ def test_what_cannot_be_done_is_a_clear_400(client, served):
     ],
 )
 def test_no_web_page_can_drive_it(server, served, headers, status, code):
-    """DNS rebinding comes with a foreign Host, a script with an Origin, and a form cannot send JSON."""
+    """DNS rebinding has a foreign Host, a script an Origin, and a form cannot send JSON."""
     got, head, data = raw(server, body=message(served), headers=headers)
     assert got == status
     if code:
@@ -501,7 +502,10 @@ def test_it_is_safe_by_default(served, command, folder, monkeypatch):
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(folder):
-    code = "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['serve', '--run', 'x']; from instruct_course.cli import main; main()"
+    code = (
+        "import sys; sys.modules['fastapi'] = None; sys.argv[1:] = ['serve', '--run', 'x']; "
+        "from instruct_course.cli import main; main()"
+    )
     got = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
     )
@@ -742,9 +746,9 @@ def post(server, body):
         (server.address[0], int(server.url.rpartition(":")[2])), timeout=30
     )
     s.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-        % len(body)
-        + body
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     )
     return s
 
@@ -829,7 +833,10 @@ def test_a_failing_model_is_a_500_and_the_next_request_works(server, served, cli
 
 
 def test_sixty_four_clients(server, served, run):
-    """Slow readers, clients that leave, huge and broken bodies, all at once: what is accepted is answered right, and the memory stays."""
+    """Slow readers, clients that leave, huge and broken bodies, all at once.
+
+    What is accepted is answered right, and the memory stays.
+    """
     wanted = {q: run.answer(*q, max_new_tokens=3) for q in QUESTIONS}
     me = psutil.Process()
 
@@ -887,9 +894,9 @@ def test_fuzzed_requests_bring_no_500(served):
 
             @given(case=operation.as_strategy())
             @settings(max_examples=10, deadline=None, derandomize=True, database=None)
-            def send(case):
+            def send(case, path=operation.path):
                 response = case.call(base_url=server.url, timeout=30)
-                seen.add((operation.path, response.status_code))
+                seen.add((path, response.status_code))
                 case.validate_response(response, checks=[not_a_server_error])
                 if response.status_code >= 400:
                     shaped(response.content)
@@ -909,7 +916,11 @@ def test_fuzzed_requests_bring_no_500(served):
 
 
 def test_the_command_curl_and_a_signal(folder, tmp_path):
-    """`instruct-course serve` in a process of its own: curl gets an answer, no text gets into the log, and Ctrl-C ends it in seconds, an idle client or not."""
+    """`instruct-course serve` in a process of its own.
+
+    curl gets an answer, no text gets into the log, and Ctrl-C ends it in seconds, an idle client
+    or not.
+    """
     with (tmp_path / "log").open("w") as errors:
         process = subprocess.Popen(
             [
