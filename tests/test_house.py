@@ -147,6 +147,7 @@ def test_settings_are_the_single_source():
 FLOORS = (
     "verify",
     "common",
+    "config",
     "data",
     "model",
     "sampling",
@@ -158,6 +159,9 @@ FLOORS = (
     "evaluate",
     "plan",
     "deploy",
+    "defaults",
+    "job",
+    "record",
     "recipe",
     "doctor",
     "cli",
