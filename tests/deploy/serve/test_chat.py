@@ -48,11 +48,8 @@ def run():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
-    return runs.Run(
-        Path("nano-tuned"),
-        {},
-        _loaded={"model": model, "tokenizer": base.tokenizer, "template": template},
-    )
+    loaded = runs.LoadedRun(model, base.tokenizer, template)
+    return runs.Run(Path("nano-tuned"), {}, loaded=[loaded])
 
 
 @pytest.fixture(scope="module")

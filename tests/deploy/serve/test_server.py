@@ -881,13 +881,13 @@ def test_sixty_four_clients(server, served, run):
 
 
 def fuzz(operation, url) -> set[tuple[str, int]]:
-    """(path, status) of ten requests to one address, none of which may bring a 5xx."""
+    """(path, status) of 25 requests to one address, none of which may bring a 5xx."""
     from schemathesis.checks import not_a_server_error
 
     seen = set()
 
     @given(case=operation.as_strategy())
-    @settings(max_examples=10, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
     def send(case):
         response = case.call(base_url=url, timeout=30)
         seen.add((operation.path, response.status_code))
