@@ -65,7 +65,7 @@ def copied_source(module: ModuleType, names: Iterable[str], given: Iterable[str]
             decorators = getattr(statement, "decorator_list", [])
             first = min([statement.lineno, *(node.lineno for node in decorators)])
             parts.append("\n".join(lines[first - 1 : statement.end_lineno]))
-    return "\n\n".join(parts)
+    return "\n\n\n".join(parts)
 
 
 # %% ../../nbs/workshop/12_vllm.ipynb #vllm-script

@@ -57,7 +57,7 @@ def open_served(folder: str | Path, *, allow_mismatch: bool = False) -> Served:
     """The model of a run directory, or of a folder that `merge` wrote. Errors: InputError."""
     folder = Path(folder)
     if (folder / "merge.json").exists():
-        from instruct_course.deploy.merge import open_merged
+        from instruct_course.deploy.merged import open_merged
 
         model, tokenizer, template = open_merged(folder)
     else:
