@@ -13,15 +13,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tools.style import import_graph
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(
     p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
 )
 NUMBER = re.compile(r"(?<![\w#])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
-RTOL, ATOL = (
-    0.02,
-    0.02,
-)  # how far a number in a committed output may be from that of a re-run on another machine
+# How far a number in a committed output may be from that of a re-run on another machine.
+RTOL = 0.02
+ATOL = 0.02
 
 
 def texts(cell):
@@ -146,6 +147,7 @@ def test_settings_are_the_single_source():
 FLOORS = (
     "verify",
     "common",
+    "config",
     "data",
     "model",
     "generate",
@@ -154,6 +156,9 @@ FLOORS = (
     "evaluate",
     "plan",
     "deploy",
+    "defaults",
+    "job",
+    "record",
     "recipe",
     "doctor",
     "cli",
@@ -161,39 +166,13 @@ FLOORS = (
 PACKAGE = ROOT / "instruct_course"
 
 
-def imports() -> dict[str, set[str]]:
-    """{module of the package: the modules of the package that it imports}, also inside functions, by dotted names without the package's own."""
-    files = {
-        ".".join(p.relative_to(PACKAGE).with_suffix("").parts): p
-        for p in PACKAGE.rglob("*.py")
-        if "assets" not in p.parts and p.name not in ("__init__.py", "_modidx.py")
-    }
-    out = {}
-    for name, path in files.items():
-        used = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                root = ["instruct_course", *name.split(".")][: -node.level] if node.level else []
-                source = [*root, *(node.module or "").split(".")] if node.module else root
-                if source[:1] == ["instruct_course"]:
-                    for alias in node.names:
-                        found = next(
-                            (
-                                ".".join(parts[1:])
-                                for parts in ([*source, alias.name], source)
-                                if ".".join(parts[1:]) in files
-                            ),
-                            None,
-                        )
-                        used |= {found} if found else set()
-        out[name] = used
-    return out
-
-
 def test_imports_point_one_way():
     """Between floors only downwards; on one floor without circles."""
-    graph = imports()
-    floor = lambda name: FLOORS.index(name.split(".")[0])
+    graph = import_graph()
+
+    def floor(name):
+        return FLOORS.index(name.split(".")[0])
+
     upwards = [
         f"{name} imports {other}"
         for name, used in graph.items()

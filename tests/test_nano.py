@@ -189,8 +189,11 @@ def test_knowledge_stands_in_no_training_row():
 
 
 def test_pretraining_begins_as_it_did():
+    """Run again (two minutes) where the recorded hash of what it depends on is not that of today."""
+    if make_nano.read_log().get("depends") == make_nano.depends():
+        return
     done = subprocess.run(
-        [sys.executable, "-m", "tools.make_nano", "--check", "10"],
+        [sys.executable, "-c", "from tools import make_nano; make_nano.check(10)"],
         cwd=ROOT,
         capture_output=True,
         text=True,

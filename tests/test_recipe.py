@@ -11,7 +11,8 @@ import pytest
 
 import instruct_course
 from instruct_course import recipe
-from instruct_course.common.errors import InputError
+from instruct_course import run as runs
+from instruct_course.common.errors import InputError, OutOfMemory, TrainingDiverged
 from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
 
@@ -19,6 +20,7 @@ FILES = {
     "adapter",
     "template.json",
     "run.json",
+    "run.yaml",
     "metrics.jsonl",
     "curves.png",
     "report.json",
@@ -73,7 +75,7 @@ def test_a_run_directory_is_whole_and_follows_its_schemas(small_run):
 
 
 def test_no_path_of_the_machine_is_written(small_run, rows):
-    for file in small_run.path.rglob("*.json*"):
+    for file in (*small_run.path.rglob("*.json*"), small_run.path / "run.yaml"):
         assert str(rows.parent) not in file.read_text(encoding="utf-8") and str(
             Path.home()
         ) + os.sep not in file.read_text(encoding="utf-8"), file.name
@@ -109,6 +111,132 @@ def test_one_seed_gives_one_adapter_to_the_bit(small_run, rows, tmp_path):
         for r in (small_run, again, other)
     ]
     assert bits[0] == bits[1] != bits[2]
+
+
+def test_run_yaml_makes_the_run_again_bitwise(small_run, rows, tmp_path, monkeypatch, command):
+    """The file names its rows without their folder, so it is run from there; options override."""
+    monkeypatch.chdir(rows.parent)
+    file = small_run.path / "run.yaml"
+    code, out, err = command("tune", "--config", file, "--out", tmp_path / "again", "--json")
+    assert code == 0, err
+    adapters = [
+        (path / "adapter" / "adapter_model.safetensors").read_bytes()
+        for path in (small_run.path, tmp_path / "again")
+    ]
+    assert adapters[0] == adapters[1]
+    assert (tmp_path / "again" / "run.yaml").read_bytes() == file.read_bytes()
+    code, out, _ = command(
+        "tune", "--config", file, "--seed", "1", "--out", tmp_path / "other", "--json"
+    )
+    other = (tmp_path / "other" / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert code == 0 and json.loads(out)["steps"] == small_run.report["steps"]
+    assert other != adapters[0]
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("lora_rank: 8\n", "lora_rank is not an option; did you mean lora_r"),
+        ("lr: fast\n", "lr is 'fast'; it must be of type float"),
+        ("seed: true\n", "seed is True; it must be of type int"),
+        ("skip_bad: 1\n", "skip_bad is 1; it must be of type bool"),
+        ("lora_r: 0\n", "--lora-r 0: it must be at least 1"),
+        ("version: 9\n", "version 9 is not known"),
+        ("- lr\n", "it holds no options"),
+        ("lr: [1\n", "this is not YAML"),
+        (None, "it cannot be read"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(tmp_path, command, text, says):
+    path = tmp_path / "c.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    code, out, err = command("tune", "--config", path, "--out", tmp_path / "run")
+    assert code == 2 and says in err and "Traceback" not in err and not out
+    assert not (tmp_path / "run").exists()
+
+
+def test_yaml_reads_what_it_writes(tmp_path):
+    """Numbers keep their bits and types, Chinese its characters; 1e-3 is a number too."""
+    from instruct_course.common.options import read_yaml, write_yaml
+
+    config = recipe.TuneConfig(lr=1 / 3, seed=7, noise="neftune:5", data="行.jsonl", epochs=2.0)
+    write_yaml(tmp_path / "c.yaml", config, head="made by a test")
+    assert recipe.TuneConfig(**read_yaml(tmp_path / "c.yaml", recipe.TuneConfig)) == config
+    assert "行.jsonl" in (tmp_path / "c.yaml").read_text(encoding="utf-8")
+    (tmp_path / "d.yaml").write_text("lr: 1e-3\nepochs: 3\n", encoding="utf-8")
+    values = read_yaml(tmp_path / "d.yaml", recipe.TuneConfig)
+    assert values == {"lr": 0.001, "epochs": 3.0} and type(values["epochs"]) is float
+
+
+def test_defaults_follow_size_and_kind_and_not_the_name(tmp_path, nano):
+    """A copy of nano under another name gets nano's defaults; a 7B in a folder those of the 7B."""
+    import shutil
+
+    from instruct_course.defaults import choose_template, count_parameters, fill_defaults
+
+    shutil.copytree(ASSETS / "nano", tmp_path / "mine")
+    tiny, small, large = (count_parameters(str(m)) for m in (tmp_path / "mine", "smollm2", "7b"))
+    assert tiny == sum(p.numel() for p in load_float_nano().parameters()) and tiny < 5e6
+    assert 134e6 < small < 135e6 and 7.6e9 < large < 7.7e9
+    filled = [fill_defaults(recipe.TuneConfig(), n) for n in (tiny, small, large)]
+    assert [c.lora_alpha for c in filled] == [256, 32, 32]
+    assert [c.batch_tokens for c in filled] == [512, 512, 4096]
+    assert [c.lr for c in filled] == [1e-3, 8e-4, 2e-4]
+    kept = fill_defaults(recipe.TuneConfig(lr=0.5, epochs=1), large)
+    assert (kept.lr, kept.epochs, kept.batch_tokens) == (0.5, 1, 4096)
+
+    class Tokenizer:
+        name_or_path = ""
+        chat_template = "{{ messages }}"
+
+        def get_vocab(self):
+            return {"a": 0}
+
+    assert choose_template(str(tmp_path / "mine"), nano.tokenizer) == "article"
+    assert choose_template("Qwen/Qwen2.5-7B", Tokenizer()) == "alpaca"
+    assert choose_template("Qwen/Qwen2.5-7B-Instruct", Tokenizer()) == "chat"
+    Tokenizer.chat_template = None
+    assert choose_template("Qwen/Qwen2.5-7B-Instruct", Tokenizer()) == "alpaca"
+
+
+def load_float_nano():
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(ASSETS / "nano")
+
+
+def test_a_run_answers_with_the_model_that_was_trained(rows, tmp_path, monkeypatch):
+    """`tune` gives its model on; asking it loads nothing, and says what a loaded one says."""
+    run = instruct_course.tune(
+        data=str(rows), holdout="0.2", epochs=1, out=str(tmp_path / "r"), quiet=True
+    )
+    opened = instruct_course.open_run(run.path)
+    expected = opened.answer("Count the words.", "cat, dog", max_new_tokens=8)
+
+    def refuse(*args, **options):
+        pytest.fail("a base was loaded")
+
+    monkeypatch.setattr(runs, "load_base", refuse)
+    assert run.answer("Count the words.", "cat, dog", max_new_tokens=8) == expected
+    run.release()
+    monkeypatch.undo()
+    assert run.answer("Count the words.", "cat, dog", max_new_tokens=8) == expected
+
+
+@pytest.mark.parametrize("error", [TrainingDiverged, OutOfMemory])
+def test_faults_of_the_training_are_not_the_users(rows, tmp_path, monkeypatch, command, error):
+    """One sentence and exit code 1, and what was trained is kept."""
+
+    def fail(*args, checkpoints, **options):
+        (checkpoints.folder / "step-00000001").mkdir(parents=True)
+        raise error("the loss is nan at step 2; lower --lr")
+
+    monkeypatch.setattr(recipe.loop, "fit", fail)
+    code, out, err = command("tune", "--data", rows, "--out", tmp_path / "r")
+    assert code == 1 and "error: the loss is nan at step 2" in err and "Traceback" not in err
+    assert "what was trained is kept" in err and not (tmp_path / "r").exists()
+    assert (tmp_path / "r.unfinished" / "checkpoints").is_dir()
 
 
 def test_peft_loads_the_adapter_and_it_answers_the_same(small_run):
@@ -332,4 +460,3 @@ def test_the_main_job_learns(main_report):
         splits["inputs"] >= 0.88 and splits["wordings"] >= 0.73 and splits["knowledge"] >= 0.83
     ), splits
     assert min(v["exact_match"] for v in after["langs"].values()) >= 0.8
-    assert main_report["seconds"]["all"] < 180

@@ -56,7 +56,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, rows, tmp_path):
     """kill -9 in the middle of the second epoch; the command line says what waits, and --resume needs no other option."""
     code = (
         "import os, signal, instruct_course\n"
-        f"instruct_course.tune(data={str(rows)!r}, out='killed', save_every=2, on_step=lambda h: h['step'] == 7 and os.kill(os.getpid(), signal.SIGKILL), **{SETTINGS!r})"
+        f"instruct_course.tune(data={str(rows)!r}, out='killed', save_steps=2, on_step=lambda h: h['step'] == 7 and os.kill(os.getpid(), signal.SIGKILL), **{SETTINGS!r})"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     assert (
@@ -209,7 +209,7 @@ def test_bad_options_are_named(options, says, tmp_path):
 
 
 def test_noise_by_name():
-    assert recipe._noise("gaussian:0.5") == loop.Noise("gaussian", 0.5) and recipe._noise(
+    assert recipe.parse_noise("gaussian:0.5") == loop.Noise("gaussian", 0.5) and recipe.parse_noise(
         "neftune:5:spare"
     ) == loop.Noise("neftune", 5, spare_response=True)
 

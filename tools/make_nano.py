@@ -2,7 +2,9 @@
 
 Writes instruct_course/assets/nano (tokenizer, bf16 safetensors, model card) and
 instruct_course/assets/instructions (five splits), with the training log and the loss curve beside this file.
-`--check 20` trains only the first 20 steps and compares corpus hash and losses with the kept log.
+`--check 20` trains only the first 20 steps, compares corpus hash and losses with the kept log, and
+records the hash of the code that did so if they agree: tests/test_nano.py does the same where that
+hash is not the recorded one.
 """
 
 import argparse
@@ -15,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from instruct_course.common.files import write_file
+from tools.fingerprint import depends_hash
 from tools.nano.corpus import GLOSSARY, documents
 from tools.nano.pretrain import (
     PRECISION,
@@ -29,12 +33,39 @@ from tools.nano.tasks import build
 
 HERE = Path(__file__).parent / "nano"
 ASSETS = Path(__file__).parents[1] / "instruct_course" / "assets"
-SEED, DOCUMENTS, STEPS, BATCH, LENGTH = 2026, 500_000, 7000, 12, 256
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+SEED = 2026
+DOCUMENTS = 500_000
+STEPS = 7000
+BATCH = 12
+LENGTH = 256
 
 
-def write_instructions():
-    """The five splits as JSON lines; returns {split: sha256}."""
-    folder, hashes = ASSETS / "instructions", {}
+def depends() -> str:
+    """The hash of all that the pretraining depends on: this code, and the pinned versions."""
+    files = (Path(__file__), *sorted(HERE.glob("*.py")))
+    return depends_hash([path.read_text(encoding="utf-8") for path in files], PACKAGES)
+
+
+def read_log() -> dict:
+    """The kept log of the pretraining."""
+    return json.loads((HERE / "log.json").read_text(encoding="utf-8"))
+
+
+def write_log(log: dict) -> None:
+    """Write the log, whole or not at all."""
+    with write_file(HERE / "log.json") as scratch:
+        scratch.write_text(json.dumps(log), encoding="utf-8")
+
+
+def write_instructions() -> dict[str, str]:
+    """Write the five splits as JSON lines.
+
+    Returns:
+        {split: sha256}.
+    """
+    folder = ASSETS / "instructions"
+    hashes = {}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in build(SEED).items():
         text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
@@ -43,15 +74,16 @@ def write_instructions():
     return hashes
 
 
-def prepare():
-    """(corpus hash, tokenizer, stream of ids)."""
+def prepare() -> tuple:
+    """The corpus hash, the tokenizer and the stream of ids."""
     texts = list(documents(SEED, DOCUMENTS))
     glossary = [line for lang in GLOSSARY.values() for line in lang.split("\n")]
     tokenizer = make_tokenizer(texts[:100_000] + glossary * 50)
     return corpus_hash(texts), tokenizer, pack(texts, tokenizer)
 
 
-def draw(log, path):
+def draw(log: list[float], path: Path) -> None:
+    """The loss curve."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -65,7 +97,7 @@ def draw(log, path):
     ax.set(
         title="Pretraining the nano model",
         xlabel=f"step of {BATCH * LENGTH:,} tokens",
-        ylabel="loss (nats a token)",
+        ylabel="loss (nats per token)",
         ylim=(0, 8.5),
     )
     ax.grid(alpha=0.3)
@@ -98,9 +130,10 @@ nothing of the world beyond a few hundred words and facts, and is of no use for 
 """
 
 
-def train(model, stream, *, stop=None, **options):
+def train(model, stream, *, stop: int | None = None, **options) -> list[float]:
     """The losses of training `model`, with a line every 20 steps; `stop` ends early."""
-    log, start = [], time.time()
+    log = []
+    start = time.time()
     for step, loss in losses(
         stream, model, steps=STEPS, batch=BATCH, length=LENGTH, seed=SEED, stop=stop, **options
     ):
@@ -108,16 +141,18 @@ def train(model, stream, *, stop=None, **options):
         log.append(round(loss, 4))
         if step % 20 == 0 or step == STEPS - 1:
             seconds = time.time() - start
+            speed = (step + 1) * BATCH * LENGTH / seconds
             print(
-                f"{step:5d}  loss {np.mean(log[-20:]):.4f}  {(step + 1) * BATCH * LENGTH / seconds:,.0f} tok/s  {seconds / 60:.1f} min",
+                f"{step:5d}  loss {np.mean(log[-20:]):.4f}  {speed:,.0f} tokens/s  "
+                f"{seconds / 60:.1f} min",
                 flush=True,
             )
     return log
 
 
-def check(steps):
+def check(steps: int) -> None:
     """Compare the corpus and the first losses, computed in float32, with the kept log."""
-    kept = json.loads((HERE / "log.json").read_text(encoding="utf-8"))
+    kept = read_log()
     digest, tokenizer, stream = prepare()
     assert digest == kept["corpus"], (
         f"the corpus changed: {digest} is not {kept['corpus']}; see tools/nano"
@@ -128,7 +163,8 @@ def check(steps):
     print(f"the corpus and the first {steps} losses agree with the kept log")
 
 
-def main():
+def main() -> None:
+    """Make everything, or only check it."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -140,8 +176,11 @@ def main():
     )
     args = p.parse_args()
     if args.check:
-        return check(args.check)
-    hashes, started = write_instructions(), time.time()
+        now = depends()
+        check(args.check)
+        return write_log({**read_log(), "depends": now})
+    hashes = write_instructions()
+    started = time.time()
     digest, tokenizer, stream = prepare()
     print(
         f"{len(stream):,} tokens, {len(tokenizer)} entries, {time.time() - started:.0f} s",
@@ -149,7 +188,8 @@ def main():
     )
     model = new_model(tokenizer, SEED)
     log = train(model, stream)
-    weights, minutes = save(model, tokenizer, ASSETS / "nano"), (time.time() - started) / 60
+    weights = save(model, tokenizer, ASSETS / "nano")
+    minutes = (time.time() - started) / 60
     record = {
         "version": 1,
         "seed": SEED,
@@ -161,8 +201,9 @@ def main():
         "minutes": round(minutes, 1),
         "precision": str(PRECISION),
         "losses": log,
+        "depends": depends(),
     }
-    (HERE / "log.json").write_text(json.dumps(record), encoding="utf-8")
+    write_log(record)
     draw(log, HERE / "loss.png")
     card = CARD.format(
         parameters=sum(p.numel() for p in model.parameters()),

@@ -22,12 +22,18 @@ license-files = ["LICENSE", "instruct_course/assets/fonts/LICENSE"]
 authors = [{{name = {author}}}]
 keywords = {keywords}
 requires-python = {python}
-classifiers = ["Programming Language :: Python :: 3", "Intended Audience :: Education", "Natural Language :: English", "Natural Language :: Chinese (Simplified)"]
+classifiers = [
+    "Programming Language :: Python :: 3",
+    "Intended Audience :: Education",
+    "Natural Language :: English",
+    "Natural Language :: Chinese (Simplified)",
+]
 dependencies = {requirements}
 
 [project.optional-dependencies]
 eval = {eval_requirements}
 serve = {serve_requirements}
+course = {course_requirements}
 dev = {dev_requirements}
 
 [project.scripts]
@@ -61,49 +67,55 @@ ignore = ["E402", "E741", "B008", "B905"]
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
-pythonpath = [".", "tests", "tests/train"]
+pythonpath = [".", "tests", "tests/train", "tests/doctor"]
 addopts = "-q --durations=15"
 filterwarnings = ["ignore::DeprecationWarning"]
 """
 
 
-def generate():
+EXTRAS = ("eval", "serve", "course", "dev")
+
+
+def values(settings: dict[str, str]) -> dict[str, str]:
+    """What stands for each name of the template, as TOML."""
+    name, target = (part.strip() for part in settings["console_script"].split("=", 1))
+    out = {key: json.dumps(value) for key, value in settings.items()}
+    for key in ("requirements", *(f"{extra}_requirements" for extra in EXTRAS)):
+        out[key] = json.dumps(settings[key].split(), indent=4).replace("\n]", ",\n]")
+    out["keywords"] = json.dumps(settings["keywords"].split())
+    out["python"] = json.dumps(">=" + settings["min_python"])
+    out["script_name"] = name
+    out["script_target"] = json.dumps(target)
+    return out
+
+
+def generate() -> dict[Path, str]:
     """{path: text} of the generated files."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "settings.ini", encoding="utf-8")
-    s = dict(parser["DEFAULT"])
-    name, target = (part.strip() for part in s["console_script"].split("=", 1))
-    values = {k: json.dumps(v) for k, v in s.items()}
-    lists = {
-        k: json.dumps(s[k].split(), indent=4).replace("\n]", ",\n]")
-        for k in ("requirements", "eval_requirements", "serve_requirements", "dev_requirements")
-    }
-    values |= lists | {
-        "keywords": json.dumps(s["keywords"].split()),
-        "python": json.dumps(">=" + s["min_python"]),
-        "script_name": name,
-        "script_target": json.dumps(target),
-    }
+    settings = dict(parser["DEFAULT"])
     init = ROOT / "instruct_course" / "__init__.py"
-    source = re.sub(
-        r"(?m)^__version__ = .*$",
-        f'__version__ = "{s["version"]}"',
-        init.read_text(encoding="utf-8"),
-    )
-    return {ROOT / "pyproject.toml": TEMPLATE.format(**values), init: source}
+    version = f'__version__ = "{settings["version"]}"'
+    source = re.sub(r"(?m)^__version__ = .*$", version, init.read_text(encoding="utf-8"))
+    return {ROOT / "pyproject.toml": TEMPLATE.format(**values(settings)), init: source}
+
+
+def main() -> int:
+    """Write the files that are out of step, or only name them; gives the exit code."""
+    stale = {
+        path: text
+        for path, text in generate().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    if "--check" not in sys.argv:
+        for path, text in stale.items():
+            path.write_text(text, encoding="utf-8", newline="\n")
+    elif stale:
+        behind = ", ".join(path.name for path in stale)
+        print(f"out of step with settings.ini: {behind}; run python tools/make_pyproject.py")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    stale = [
-        p
-        for p, text in generate().items()
-        if not p.exists() or p.read_text(encoding="utf-8") != text
-    ]
-    if "--check" in sys.argv:
-        sys.exit(
-            f"out of step with settings.ini: {', '.join(p.name for p in stale)}; run python tools/make_pyproject.py"
-            if stale
-            else 0
-        )
-    for path in stale:
-        path.write_text(generate()[path], encoding="utf-8", newline="\n")
+    sys.exit(main())

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["COLUMNS", "BUILTIN", "load", "builtin", "example", "split", "fingerprint", "save"]
 
-# %% ../../nbs/workshop/01_dataset.ipynb #imports
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-imports
 import csv
 import hashlib
 import json
@@ -12,29 +12,120 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.files import ASSETS, write_lines
+from ..common.files import ASSETS, write_file, write_lines
 from .example import Example
 from .formats import EXTRAS, SUFFIXES, parse, read_rows
 
-# %% ../../nbs/workshop/01_dataset.ipynb #schema
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-schema
 COLUMNS = ("instruction", "input", "output", *EXTRAS)
 
 
 def _schema():
+    """The Arrow schema of a loaded data set."""
     import pyarrow as pa
 
     turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-    return pa.schema(
-        [(c, pa.string()) for c in COLUMNS] + [("context", pa.list_(turn)), ("row", pa.int64())]
-    )
+    texts = [(column, pa.string()) for column in COLUMNS]
+    return pa.schema([*texts, ("context", pa.list_(turn)), ("row", pa.int64())])
 
 
-def _hub(name: str) -> Iterator[tuple[int, object]]:
-    """The rows of a hub data set's train split, streamed. Errors: InputError when it cannot be reached."""
+def _columns(number: int, row) -> dict:
+    """A raw row as the columns of the schema; ValueError when it is bad."""
+    if isinstance(row, ValueError):
+        raise row
+    columns = asdict(parse(row))
+    columns["context"] = [{"role": role, "content": text} for role, text in columns["context"]]
+    return columns | {"row": number}
+
+
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-rejects
+class _Rejects:
+    """Counts bad rows, remembers the first, and writes each to `file`, where there is one."""
+
+    def __init__(self, file=None):
+        self.file = file
+        self.count = 0
+        self.first = ""
+
+    def add(self, number: int, row, error: ValueError) -> None:
+        """Row `number` is bad for the reason that `error` gives."""
+        self.count += 1
+        self.first = self.first or f"row {number}: {error}"
+        if self.file:
+            content = None if isinstance(row, ValueError) else row
+            reject = {"row": number, "reason": str(error), "content": content}
+            self.file.write(json.dumps(reject, ensure_ascii=False, default=str) + "\n")
+
+
+@contextmanager
+def _rejects(path: Path | None) -> Iterator[_Rejects]:
+    """Bad rows are collected inside the block; the file `path` is there afterwards if any came."""
+    if path is None:
+        yield _Rejects()
+        return
+    with write_file(path) as scratch:
+        with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            rejects = _Rejects(file)
+            yield rejects
+    if not rejects.count:
+        path.unlink()
+
+
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-store
+def _good_rows(raw: Iterable, rejects: _Rejects, limit: int | None) -> Iterator[dict]:
+    """The columns of the good rows, `limit` of them at most; the others go to `rejects`."""
+    good = 0
+    for number, row in raw:
+        try:
+            columns = _columns(number, row)
+        except ValueError as error:
+            rejects.add(number, row, error)
+            continue
+        yield columns
+        good += 1
+        if good == limit:
+            return
+
+
+def _store(rows: Iterator[dict], file: Path) -> int:
+    """Write rows into an Arrow file; returns how many."""
+    import pyarrow as pa
+
+    schema = _schema()
+    stored = 0
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while batch := list(islice(rows, 1000)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            stored += len(batch)
+            batch.clear()  # before the next thousand is read
+    return stored
+
+
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-door
+def _check_source(source: str | Path) -> None:
+    """Refuse what can be neither a file of rows nor the name of a hub data set."""
+    path = Path(source)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder; name a file ending in {', '.join(SUFFIXES)}")
+    if path.exists() and path.suffix not in SUFFIXES:
+        raise InputError(
+            f"{path}: files ending in '{path.suffix}' are not read; "
+            f"use one of {', '.join(SUFFIXES)}"
+        )
+    name = str(source)
+    a_path = path.suffix in SUFFIXES or name.count("/") != 1 or name.startswith((".", "/", "~"))
+    if a_path and not path.exists():
+        raise InputError(f"{path}: there is no such file; check the path")
+
+
+def _hub_rows(name: str) -> Iterator[tuple[int, object]]:
+    """The rows of a hub data set's train split, streamed; InputError when it cannot be reached."""
     import datasets
 
     print(f"streaming the data set {name} from the Hugging Face hub", file=sys.stderr)
@@ -42,12 +133,28 @@ def _hub(name: str) -> Iterator[tuple[int, object]]:
         yield from enumerate(datasets.load_dataset(name, split="train", streaming=True), 1)
     except (OSError, ValueError, ConnectionError) as error:
         raise InputError(
-            f"{name}: there is no such file here, and the hub does not give a data set of that name "
-            f"({type(error).__name__}); check the spelling, the network or HF_ENDPOINT"
+            f"{name}: there is no such file here, and the hub does not give a data set of that "
+            f"name ({type(error).__name__}); check the spelling, the network or HF_ENDPOINT"
         ) from None
 
 
-# %% ../../nbs/workshop/01_dataset.ipynb #load
+@contextmanager
+def _in_one_sentence(path: Path) -> Iterator[None]:
+    """What goes wrong while the file `path` is read becomes an InputError of one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, OSError, csv.Error) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"byte {error.start:,} is not UTF-8; save the file as UTF-8"
+        elif path.suffix == ".parquet":
+            reason = "this is not a readable Parquet file; write it again"
+        raise InputError(f"{path}: {reason}") from None
+
+
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-load
 def load(
     source: str | Path,
     *,
@@ -55,115 +162,65 @@ def load(
     rejects: Path | None = None,
     limit: int | None = None,
 ):
-    """Read and check a file (.json, .jsonl, .csv, .tsv, .parquet) or a hub data set.
+    """Read and check rows, and keep the good ones on disk.
 
-    Returns a `datasets.Dataset` kept on disk, with the columns of `Example` and `row`, the row's number in
-    the source (from 1). `skip_bad` leaves bad rows out and writes them with their reason to `rejects`.
-    Errors: InputError with one sentence that names file, row and field; nothing stays behind.
+    Args:
+        source: a file (.json, .jsonl, .csv, .tsv, .parquet) or the name of a hub data set.
+        skip_bad: leave bad rows out instead of refusing the file.
+        rejects: the file to which bad rows go with their reason, if any and with `skip_bad`.
+        limit: the good rows to stop after.
+
+    Returns:
+        A `datasets.Dataset` with the columns of `Example` and `row`, the row's number in the source
+        (from 1). Its file is removed together with it.
+
+    Raises:
+        InputError: one sentence that names file, row and field; nothing stays behind.
     """
     import datasets
 
     path = Path(source)
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; name a file ending in {', '.join(SUFFIXES)}")
-    if path.exists() and path.suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: files ending in '{path.suffix}' are not read; use one of {', '.join(SUFFIXES)}"
-        )
-    if not path.exists() and (
-        path.suffix in SUFFIXES
-        or str(source).count("/") != 1
-        or str(source).startswith((".", "/", "~"))
-    ):
-        raise InputError(f"{path}: there is no such file; check the path")
+    _check_source(source)
     folder = Path(tempfile.mkdtemp(prefix="instruct_course-"))
     try:
-        n = _write(
-            path,
-            read_rows(path) if path.exists() else _hub(str(source)),
-            folder,
-            skip_bad=skip_bad,
-            rejects=rejects,
-            limit=limit,
-        )
-    except BaseException as error:
+        raw = read_rows(path) if path.exists() else _hub_rows(str(source))
+        with _in_one_sentence(path), _rejects(rejects if skip_bad else None) as bad:
+            stored = _store(_good_rows(raw, bad, limit), folder / "rows.arrow")
+        if bad.count and not skip_bad:
+            are = "is" if bad.count == 1 else "are"
+            raise InputError(
+                f"{path}, {bad.first} ({bad.count:,} of {stored + bad.count:,} rows {are} bad; "
+                "--skip-bad goes on without them)"
+            )
+        if not stored:
+            raise InputError(
+                f"{path}: no usable row was found; "
+                "it needs at least one with an instruction and an output"
+            )
+        rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+    except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, InputError) or not isinstance(error, (ValueError, OSError, csv.Error)):
-            raise
-        said = str(error).splitlines()[0]
-        if isinstance(error, UnicodeDecodeError):
-            said = f"byte {error.start:,} is not UTF-8; save the file as UTF-8"
-        elif path.suffix == ".parquet":
-            said = "this is not a readable Parquet file; write it again"
-        raise InputError(f"{path}: {said}") from None
-    if not n:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(
-            f"{path}: no usable row was found; it needs at least one with an instruction and an output"
-        )
-    rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
+        raise
     weakref.finalize(rows, shutil.rmtree, folder, ignore_errors=True)
     return rows
 
 
-# %% ../../nbs/workshop/01_dataset.ipynb #write
-def _write(path, raw, folder, *, skip_bad, rejects, limit) -> int:
-    """Stream the good rows of `raw` into folder/rows.arrow; returns how many. Errors: InputError on a bad row."""
-    import pyarrow as pa
-
-    batch, good, seen, bad, first = [], 0, 0, 0, ""
-    aside = rejects.open("w", encoding="utf-8") if rejects and skip_bad else None
-    with (
-        pa.OSFile(str(folder / "rows.arrow"), "wb") as sink,
-        pa.ipc.new_stream(sink, _schema()) as writer,
-    ):
-        for number, row in raw:
-            seen += 1
-            try:
-                if isinstance(row, ValueError):
-                    raise row
-                example = asdict(parse(row))
-            except ValueError as error:
-                bad += 1
-                first = first or f"row {number}: {error}"
-                if aside:
-                    shown = row if not isinstance(row, ValueError) else None
-                    aside.write(
-                        json.dumps(
-                            {"row": number, "reason": str(error), "content": shown},
-                            ensure_ascii=False,
-                            default=str,
-                        )
-                        + "\n"
-                    )
-                continue
-            example["context"] = [{"role": r, "content": c} for r, c in example["context"]]
-            batch.append(example | {"row": number})
-            good += 1
-            if len(batch) == 1000 or good == limit:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_schema()))
-                batch = []
-            if good == limit:
-                break
-        if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_schema()))
-    if aside:
-        aside.close()
-        if not bad:
-            rejects.unlink()
-    if bad and not skip_bad:
-        raise InputError(
-            f"{path}, {first} ({bad:,} of {seen:,} rows {'is' if bad == 1 else 'are'} bad; --skip-bad goes on without them)"
-        )
-    return good
-
-
-# %% ../../nbs/workshop/01_dataset.ipynb #builtin
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-builtin
 BUILTIN = ("train", "dev", "inputs", "wordings", "knowledge")
 
 
 def builtin(split: str = "train"):
-    """The built-in rows of one split, as `load` gives them. Errors: InputError on an unknown split."""
+    """The built-in rows.
+
+    Args:
+        split: one of `BUILTIN`; the last three are kept for the final judgement.
+
+    Returns:
+        A data set as `load` gives it.
+
+    Raises:
+        InputError: there is no such split.
+    """
     if split not in BUILTIN:
         raise InputError(f"there is no built-in split '{split}'; use one of {', '.join(BUILTIN)}")
     return load(ASSETS / "instructions" / f"{split}.jsonl")
@@ -171,55 +228,69 @@ def builtin(split: str = "train"):
 
 def example(row: dict) -> Example:
     """A row of a loaded data set as an `Example`."""
-    return Example(
-        **{c: row[c] or "" for c in COLUMNS},
-        context=tuple((t["role"], t["content"]) for t in row["context"] or ()),
-    )
+    texts = {column: row[column] or "" for column in COLUMNS}
+    turns = row["context"] or ()
+    return Example(**texts, context=tuple((turn["role"], turn["content"]) for turn in turns))
 
 
-# %% ../../nbs/workshop/01_dataset.ipynb #split
-def _keys(rows) -> list[str]:
-    """One hash a row, of all that the model is shown before it answers."""
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-split
+def _questions(rows) -> list[str]:
+    """One hash per row, of all that the model is shown before it answers."""
+    shown = ([r["instruction"], r["input"], r["system"], r["context"]] for r in rows)
+    return [
+        hashlib.sha256(json.dumps(what, ensure_ascii=False).encode()).hexdigest() for what in shown
+    ]
 
-    def key(r):
-        shown = [r["instruction"], r["input"], r["system"], r["context"]]
-        return hashlib.sha256(json.dumps(shown, ensure_ascii=False).encode()).hexdigest()
 
-    return [key(r) for r in rows]
+def _share(holdout: str) -> float | None:
+    """The share to hold out; None where `holdout` names a file."""
+    try:
+        share = float(holdout.removeprefix("last:"))
+    except ValueError:
+        if not holdout.startswith("last:") and (
+            Path(holdout).exists() or Path(holdout).suffix in SUFFIXES
+        ):
+            return None
+        raise InputError(
+            f"--holdout {holdout}: "
+            "write a share such as 0.1, the end of the file as last:0.1, or a file"
+        ) from None
+    if not 0 < share < 1:
+        raise InputError(f"--holdout {holdout}: the share must lie between 0 and 1")
+    return share
 
 
 def split(rows, holdout: str, *, seed: int = 0):
-    """(training rows, held-out rows). `holdout`: '0.1' at random, 'last:0.1' from the end, or a file.
+    """Split rows in two, so that no question stands on both sides.
 
-    Rows that show the model the same question never stand on both sides.
-    Errors: InputError when `holdout` is not one of these, or leaves a side empty.
+    Args:
+        rows: a data set as `load` gives it.
+        holdout: '0.1' at random, 'last:0.1' from the end, or a file of other rows.
+        seed: of the random draw.
+
+    Returns:
+        (training rows, held-out rows), two data sets. A file's own rows are all held out.
+
+    Raises:
+        InputError: `holdout` is none of these, or leaves no row to train on.
     """
-    holdout, keys = str(holdout), None
-    last, number = holdout.startswith("last:"), holdout.removeprefix("last:")
-    try:
-        share = float(number)
-    except ValueError:
-        if last or not (Path(holdout).exists() or Path(holdout).suffix in SUFFIXES):
-            raise InputError(
-                f"--holdout {holdout}: write a share such as 0.1, the end of the file as last:0.1, or a file"
-            ) from None
-        held, share = load(holdout), 0.0
-        asked = set(_keys(held))
-        keep = [i for i, k in enumerate(_keys(rows)) if k not in asked]
-    else:
-        if not 0 < share < 1:
-            raise InputError(f"--holdout {holdout}: the share must lie between 0 and 1")
-        import numpy as np
+    import numpy as np
 
-        keys, n = _keys(rows), max(1, round(share * len(rows)))
-        order = (
-            np.arange(len(rows) - 1, -1, -1)
-            if last
-            else np.random.default_rng(seed).permutation(len(rows))
-        )
-        asked = {keys[i] for i in order[:n]}
-        keep = [i for i, k in enumerate(keys) if k not in asked]
-        held = rows.select([i for i, k in enumerate(keys) if k in asked])
+    holdout = str(holdout)
+    share = _share(holdout)
+    questions = _questions(rows)
+    if share is None:
+        held = load(holdout)
+        asked = set(_questions(held))
+    else:
+        count = max(1, round(share * len(rows)))
+        if holdout.startswith("last:"):
+            order = np.arange(len(rows) - 1, -1, -1)
+        else:
+            order = np.random.default_rng(seed).permutation(len(rows))
+        asked = {questions[i] for i in order[:count]}
+        held = rows.select([i for i, question in enumerate(questions) if question in asked])
+    keep = [i for i, question in enumerate(questions) if question not in asked]
     if not keep:
         raise InputError(
             f"--holdout {holdout}: no row is left to train on; hold out fewer or give more rows"
@@ -227,31 +298,44 @@ def split(rows, holdout: str, *, seed: int = 0):
     return rows.select(keep), held
 
 
-# %% ../../nbs/workshop/01_dataset.ipynb #fingerprint
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-fingerprint
 def fingerprint(rows: Iterable[dict]) -> str:
-    """sha256 over the content of the rows, in their order; the same for one content in any file format."""
+    """sha256 over the content of rows in their order; the same in any file format.
+
+    Args:
+        rows: a data set as `load` gives it.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
-    for r in rows:
-        digest.update(
-            json.dumps([[r[c] for c in COLUMNS], r["context"]], ensure_ascii=False).encode() + b"\n"
-        )
+    for row in rows:
+        content = [[row[column] for column in COLUMNS], row["context"]]
+        digest.update(json.dumps(content, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
 
-# %% ../../nbs/workshop/01_dataset.ipynb #save
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-save
+def _as_row(ex: Example) -> dict:
+    """The object that `parse` reads back as `ex`."""
+    row = {name: value for name, value in asdict(ex).items() if value and name != "context"}
+    if ex.context:
+        system = [("system", row.pop("system"))] if ex.system else []
+        asked = ("user", row.pop("instruction"))
+        answered = ("assistant", row.pop("output"))
+        turns = [*system, *ex.context, asked, answered]
+        row["messages"] = [{"role": role, "content": text} for role, text in turns]
+    return row
+
+
 def save(path: Path, examples: Iterable[Example]) -> None:
-    """Write `Example`s as .jsonl that `load` reads back as they were; whole or not at all."""
+    """Write rows that `load` reads back as they were; whole or not at all.
 
-    def row(ex):
-        out = {k: v for k, v in asdict(ex).items() if v and k != "context"}
-        if ex.context:
-            turns = [("system", out.pop("system"))] if ex.system else []
-            turns += [
-                *ex.context,
-                ("user", out.pop("instruction")),
-                ("assistant", out.pop("output")),
-            ]
-            out["messages"] = [{"role": r, "content": c} for r, c in turns]
-        return out
+    Args:
+        path: the .jsonl file.
+        examples: what to write, one object per line.
 
-    write_lines(path, map(row, examples))
+    Raises:
+        OSError: it cannot be written; what stood at `path` is as it was.
+    """
+    write_lines(path, map(_as_row, examples))

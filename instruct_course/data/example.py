@@ -3,16 +3,21 @@
 # %% auto #0
 __all__ = ["Example"]
 
-# %% ../../nbs/01_data.ipynb #example-class
+# %% ../../nbs/01_data.ipynb #data-example-class
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row: instruction c (指令), input x (输入, may be empty), output y (输出, empty only when it is asked for).
+    """One row: an instruction c, an input x and an output y.
 
-    `context` holds earlier (role, content) turns of a conversation. `task`, `lang`, `wording` and `split`
-    are known for the built-in rows only.
+    Attributes:
+        instruction: what to do (指令).
+        input: what to do it to (输入); may be empty.
+        output: a good answer (输出); empty only where it is asked for.
+        system: a text that stands before the conversation.
+        context: earlier turns of the conversation, as (role, content).
+        task, lang, wording, split: known for the built-in rows only.
     """
 
     instruction: str

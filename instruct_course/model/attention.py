@@ -10,19 +10,32 @@ import torch
 
 
 def causal(length: int, past: int = 0, device=None) -> torch.Tensor:
-    """(length, past + length) bool: where a query may look; Eq. 4.6. `past`: tokens that are in a cache already."""
+    """The causal mask: where a query may look; Eq. 4.6.
+
+    Args:
+        length: queries.
+        past: tokens that are in a cache already.
+        device: where the mask goes.
+
+    Returns:
+        (length, past + length) bool, true where looking is allowed.
+    """
     return torch.ones(length, past + length, dtype=torch.bool, device=device).tril(past)
 
 
 # %% ../../nbs/04_attention.ipynb #packed
 def packed(lengths, device=None) -> torch.Tensor:
-    """(N, N) bool, N = sum(lengths): the causal mask of rows that lie behind each other in one line; Eq. 4.7.
+    """The causal mask of rows that lie one after the other in a packed batch; Eq. 4.7.
 
-    lengths: the tokens of each row, a list or an (R,) int64 tensor.
+    Args:
+        lengths: the tokens of each row, a list or an (R,) int64 tensor.
+        device: where the mask goes.
+
+    Returns:
+        (N, N) bool, N = sum(lengths), true where looking is allowed.
     """
-    row = torch.repeat_interleave(
-        torch.arange(len(lengths), device=device), torch.as_tensor(lengths, device=device)
-    )
+    rows = torch.arange(len(lengths), device=device)
+    row = torch.repeat_interleave(rows, torch.as_tensor(lengths, device=device))
     return (row[:, None] == row[None, :]) & causal(len(row), device=device)
 
 
@@ -30,13 +43,22 @@ def packed(lengths, device=None) -> torch.Tensor:
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scaled dot-product attention with grouped heads; Eqs. 4.4 and 4.9 (Vaswani et al. 2017; Ainslie et al. 2023).
+    """Scaled dot-product attention with grouped heads; Eqs. 4.4 and 4.9.
 
-    q: (B, n_q, T, d); k, v: (B, n_kv, S, d), n_kv a divisor of n_q; mask: bool, broadcast to (T, S), true where looking is allowed.
-    Returns the mixed values (B, n_q, T, d) and the weights (B, n_q, T, S).
+    Vaswani et al. 2017; Ainslie et al. 2023.
+
+    Args:
+        q: (B, n_q, T, d).
+        k: (B, n_kv, S, d), n_kv a divisor of n_q.
+        v: (B, n_kv, S, d).
+        mask: bool, broadcast to (T, S), true where looking is allowed.
+
+    Returns:
+        The mixed values (B, n_q, T, d) and the weights (B, n_q, T, S).
     """
     groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)  # (B, n_q, S, d)
+    k = k.repeat_interleave(groups, 1)  # (B, n_q, S, d)
+    v = v.repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])  # (B, n_q, T, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -48,38 +70,67 @@ def attend(
 def rope(
     positions: torch.Tensor, width: int, theta: float = 10_000.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(cos, sin), each (T, width / 2) float64, of the angles of rotary positions; Eq. 4.10 (Su et al. 2021).
+    """The angles of rotary positions; Eq. 4.10 (Su et al. 2021).
 
-    positions: (T,) int; width: that of a head, even; theta: the base of the speeds.
+    Args:
+        positions: (T,) int.
+        width: that of a head, even.
+        theta: the base of the speeds.
+
+    Returns:
+        (cos, sin), each (T, width / 2) float64.
     """
-    speed = theta ** (
-        -torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-    )
+    even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64)
+    speed = theta ** (-even / width)
     angle = positions[..., None].double() * speed
     return angle.cos(), angle.sin()
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x (..., T, d) turned by the angles of its positions, cos and sin (T, d / 2), in the dtype of x; Eq. 4.10."""
+    """Rotate each pair of entries by the angle of its position; Eq. 4.10.
+
+    Args:
+        x: (..., T, d).
+        cos: (T, d / 2), as `rope` gives it.
+        sin: (T, d / 2).
+
+    Returns:
+        (..., T, d) in the dtype of x.
+    """
     a, b = x.chunk(2, -1)
-    cos, sin = cos.to(x), sin.to(x)
+    cos = cos.to(x)
+    sin = sin.to(x)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
 # %% ../../nbs/04_attention.ipynb #norms
 def rms_norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """h (..., H) divided by its root mean square and scaled by weight (H,), computed in float32 at least; Eq. 4.13."""
+    """RMSNorm: divide by the root mean square and scale; Eq. 4.13 (Zhang and Sennrich 2019).
+
+    Args:
+        h: (..., H).
+        weight: (H,).
+        eps: added to the mean square.
+
+    Returns:
+        (..., H), computed in float32 at least and rounded to the dtype of h before the scaling.
+    """
     x = h if h.dtype == torch.float64 else h.float()
     return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)).to(h.dtype)
 
 
 # %% ../../nbs/04_attention.ipynb #weights
 def weights_of(model, ids: list[int]) -> torch.Tensor:
-    """(L, n_q, T, T) float32 on the CPU: the weights α (Eq. 4.2) of all layers and heads of a transformers model for one row of `ids`.
+    """The attention weights α (Eq. 4.2) of all layers and heads for one row.
 
-    The model's own form of attention is put back afterwards.
+    Args:
+        model: a transformers model; its own form of attention is put back afterwards.
+        ids: the row, T tokens.
+
+    Returns:
+        (L, n_q, T, T) float32 on the CPU.
     """
-    config, was = model.config, model.config._attn_implementation
+    was = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         with torch.no_grad():

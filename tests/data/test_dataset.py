@@ -1,5 +1,4 @@
 import csv
-import io
 import json
 
 import pytest
@@ -7,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_course.common.errors import InputError
-from instruct_course.common.plots import chinese_plots
 from instruct_course.data import dataset, formats
 from instruct_course.data.example import Example
 
@@ -35,35 +33,6 @@ def write(path, rows):
             writer.writeheader()
             writer.writerows(rows)
     return path
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.lists(
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | TEXT,
-            lambda x: st.lists(x, max_size=3) | st.dictionaries(TEXT, x, max_size=3),
-        ),
-        max_size=6,
-    ),
-    block=st.integers(1, 9),
-    indent=st.sampled_from([None, 1]),
-)
-def test_a_json_list_is_read_in_blocks_as_json_reads_it(rows, block, indent):
-    text = json.dumps(rows, ensure_ascii=False, indent=indent)
-    assert list(formats._json_list(io.StringIO(text), block=block)) == rows
-
-
-@settings(max_examples=60, deadline=None)
-@given(cut=st.integers(1, 40), block=st.integers(1, 9))
-def test_a_truncated_json_list_is_refused(cut, block):
-    text = json.dumps([{"a": 1.5, "b": '猫 " ]'}, {"a": [1, 2]}], ensure_ascii=False)
-    with pytest.raises(ValueError):
-        list(
-            formats._json_list(
-                io.StringIO(text[: len(text) - min(cut, len(text) - 1)]), block=block
-            )
-        )
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
@@ -112,6 +81,7 @@ BAD = [
     ({"messages": [{"role": "user", "content": "a"}]}, "does not end with"),
     ({"messages": "hi"}, "not a list of turns"),
     ({"instruction": "a", "output": "x" * 1_000_001}, "characters"),
+    ({"instruction": "a", "output": "x\ud83d"}, "half of a surrogate pair"),
 ]
 
 
@@ -151,6 +121,8 @@ def test_a_line_that_is_not_json_names_its_line(tmp_path):
         ("x.json", b"[] []", "after the closing"),
         ("x.csv", b"instruction,output\na,b,c\n", "more fields"),
         ("x.json", b"[]", "no usable row"),
+        ("x.json", b"[" * 100_000, "nested too deeply"),
+        ("x.json", b'[{"prompt": "a", "completion": "b", "n": 1} 7]', "a comma is missing"),
     ],
 )
 def test_a_bad_file_is_one_sentence(tmp_path, name, content, says):
@@ -159,6 +131,25 @@ def test_a_bad_file_is_one_sentence(tmp_path, name, content, says):
     with pytest.raises(InputError) as error:
         dataset.load(path)
     assert says in str(error.value) and name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_line_that_is_nested_too_deeply_is_a_bad_row(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n' + "[" * 100_000, encoding="utf-8")
+    with pytest.raises(InputError, match="row 2: the line is nested too deeply"):
+        dataset.load(path)
+
+
+def test_rejects_are_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    rejects = tmp_path / "rejects.jsonl"
+    path.write_text('[{"prompt": "a", "completion": "b"}, 7, {"prompt"', encoding="utf-8")
+    with pytest.raises(InputError, match="cut off"):
+        dataset.load(path, skip_bad=True, rejects=rejects)
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_text('[{"prompt": "a", "completion": "b"}]', encoding="utf-8")
+    assert len(dataset.load(path, skip_bad=True, rejects=rejects)) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_folders_and_missing_files(tmp_path):
@@ -198,6 +189,7 @@ def test_many_rows_stay_out_of_memory(tmp_path):
             )
             + "]"
         )
+    dataset.load(write(tmp_path / "small.json", [{"prompt": "a", "completion": "b"}]))  # imports
     tracemalloc.start()
     rows = dataset.load(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -245,11 +237,3 @@ def test_fingerprint_is_of_content_and_order(tmp_path):
         for n, r in (("1.csv", [a, b]), ("2.jsonl", [a, b]), ("3.jsonl", [b, a]))
     ]
     assert prints[0] == prints[1] != prints[2]
-
-
-def test_chinese_plots_have_the_characters():
-    from matplotlib import font_manager, rcParams
-
-    chinese_plots()
-    font = font_manager.get_font(font_manager.findfont(rcParams["font.family"][1]))
-    assert all(font.get_char_index(ord(c)) for c in "指令输入输出模型训练，。")

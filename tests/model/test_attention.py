@@ -79,7 +79,10 @@ def test_causal_with_a_past():
 )
 def test_only_the_distance_of_positions_counts(p, s, shift, seed):
     q, k = noise(seed, 1, 32), noise(seed + 1, 1, 32)
-    turned = lambda x, at: attention.rotate(x, *attention.rope(torch.tensor([at]), 32))
+
+    def turned(x, at):
+        return attention.rotate(x, *attention.rope(torch.tensor([at]), 32))
+
     assert (turned(q, p) @ turned(k, s).T).item() == pytest.approx(
         (turned(q, p + shift) @ turned(k, s + shift).T).item(), abs=1e-9
     )
@@ -114,9 +117,7 @@ def test_the_weights_of_a_model_are_all_there(nano):
     ids = nano.tokenizer("The capital of Peru is").input_ids
     was = nano.model.config._attn_implementation
     weights = attention.weights_of(nano.model, ids)
-    assert (
-        weights.shape == (4, 4, len(ids), len(ids))
-        and nano.model.config._attn_implementation == was
-    )
+    assert weights.shape == (4, 4, len(ids), len(ids))
+    assert nano.model.config._attn_implementation == was
     torch.testing.assert_close(weights.sum(-1), torch.ones(4, 4, len(ids)))
     assert (weights.triu(1) == 0).all()

@@ -1,4 +1,7 @@
-"""Float16: the engine computes in it as well as transformers does, and a model that leaves its range is found, divided, and stays the same model."""
+"""Float16: the engine computes in it as well as transformers does.
+
+And a model that leaves its range is found, divided, and stays the same model.
+"""
 
 import copy
 
@@ -29,7 +32,10 @@ def bare(kind="llama", dtype=torch.float64, **options):
 
 
 def plant(model, K: float):
-    """The same function with a residual stream and MLP products K times as large, in its weights alone: what a published model may look like."""
+    """The same function with a residual stream and MLP products K times as large.
+
+    The change is in the weights alone: what a published model may look like.
+    """
     with torch.no_grad():
         head = model.get_output_embeddings().weight
         tied = head is model.get_input_embeddings().weight
@@ -60,7 +66,11 @@ def plant(model, K: float):
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_the_engine_in_float16_is_as_near_to_float32_as_transformers_is(kind):
-    """float32 masters on the same weights: a relative error of a few roundings (half an eps each). PEFT computes its adapters in float32 and the engine in 16 bits, so twice the library's is allowed."""
+    """float32 masters on the same weights: a relative error of a few roundings.
+
+    A rounding is half an eps. PEFT computes its adapters in float32 and the engine in 16 bits, so
+    twice the library's error is allowed.
+    """
     exact, rough = tiny(kind, dtype=torch.float32), tiny(kind, dtype=torch.float16)
     for (n, p), (_, q) in zip(rough.named_parameters(), exact.named_parameters()):
         if "lora" in n:
@@ -88,7 +98,7 @@ def test_the_engine_in_float16_is_as_near_to_float32_as_transformers_is(kind):
 
 
 def test_nano_in_float16(fresh):
-    """The real base in 4 bits: the engine's loss and gradient against float32, beside the library's."""
+    """The real base in 4 bits: the engine's loss and gradient, beside the library's."""
     half = load_base("nano", dtype=torch.float16, say=lambda text: None)
     exact, rough = (lora.attach(b.model, lora_r=4).train() for b in (fresh, half))
     rows = [
@@ -173,7 +183,10 @@ def test_planted_is_the_same_function():
 
 @pytest.mark.parametrize("noise", [None, loop.Noise("neftune", 5)])
 def test_engine_and_library_agree_on_a_divided_model(noise):
-    """Loss and gradients, with noise, which is drawn for embeddings as they were, and those of the undivided model too."""
+    """Loss and gradients, and those of the undivided model too.
+
+    With noise, which is drawn for embeddings as they were.
+    """
     results = []
     for s in (1, 32):
         model = bare(dtype=torch.float64)
@@ -190,7 +203,7 @@ def test_engine_and_library_agree_on_a_divided_model(noise):
             made = batch.pack(ROWS, share=2) if line else batch.collate(ROWS, 0)
             x = None if noise is None else torch.cat(drawn) if line else torch.stack(drawn)
             results.append(gradients(model, made, noise=x))
-    for total, n, g in results[1:]:
+    for total, _, g in results[1:]:
         assert (
             total == pytest.approx(results[0][0], rel=1e-6)
             and (g - results[0][2]).norm() < 1e-5 * results[0][2].norm()
@@ -204,7 +217,7 @@ def test_an_adapter_means_the_published_weights(tmp_path):
     for i, (there, here) in enumerate(((divided, plain), (plain, divided))):
         made = lora.attach(copy.deepcopy(there), lora_r=3, token_ids=[9])
         torch.manual_seed(2)
-        for name, p in made.named_parameters():
+        for p in made.parameters():
             if p.requires_grad:
                 torch.nn.init.normal_(p, std=0.2)
         was = logits(made.eval())
@@ -245,10 +258,13 @@ SENTENCE = torch.tensor([[288, 426, 314, 4011, 278, 2882, 16]])
 
 
 def test_a_model_that_leaves_the_range_is_found_and_divided(planted, nano, monkeypatch):
-    """In 4 bits: no numbers as it is, float32's logits and answers as the door gives it; fingerprint and published weights untouched."""
+    """In 4 bits: NaN as it is, float32's logits and answers as the door gives it.
+
+    Fingerprint and published weights are untouched.
+    """
     said = []
     with monkeypatch.context() as patch:
-        patch.setattr(load, "settle", lambda *a, **k: None)
+        patch.setattr(load, "keep_in_range", lambda *a, **k: None)
         assert (
             not logits(load_base(str(planted), dtype=torch.float16).model, SENTENCE)
             .isfinite()
@@ -280,7 +296,10 @@ def test_a_model_that_leaves_the_range_is_found_and_divided(planted, nano, monke
 
 
 def test_it_learns_and_its_adapter_serves_the_published_base(planted, tmp_path):
-    """Half precision, 4 bits, divided by 1,024, with the loss scale: the loss falls as in float32, and the adapter gives float32's answers there."""
+    """Half precision, 4 bits, divided by 1,024, with the loss scale.
+
+    The loss falls as in float32, and the adapter gives float32's answers there.
+    """
     rows, config = (
         [
             Encoded([288, 426, 314, 20 + t, 278, 40 + t, 1], [-100] * 5 + [40 + t, 1])
@@ -345,7 +364,7 @@ def test_tiny_models_of_other_shapes(kind, options):
     exact = logits(model)
     model = model.half()
     assert not logits(model).isfinite().all()
-    float16.settle(model, Words(), "tiny", say=said.append)
+    float16.keep_in_range(model, Words(), "tiny", say=said.append)
     assert model.rescaled in (8, 16) and len(said) == 1
     assert (logits(model) - exact).abs().max() < 20 * EPS * exact.abs().max()
     assert (
@@ -357,7 +376,7 @@ def test_tiny_models_of_other_shapes(kind, options):
         <= 2**14
     )
     kept = model.rescaled
-    float16.settle(model, Words(), "tiny", say=lambda text: None)
+    float16.keep_in_range(model, Words(), "tiny", say=lambda text: None)
     assert model.rescaled == kept, "once is enough"
 
 
@@ -367,9 +386,10 @@ def test_no_divisor_helps_where_something_else_is_infinite():
         model.model.layers[1].mlp.gate_proj.weight[0, 0] = torch.inf
     with pytest.raises(
         InputError,
-        match=r"^--model tiny: its numbers leave the range of float16 .*divided by 1024.*bf16.*another model$",
+        match=r"^--model tiny: its numbers leave the range of float16 .*divided by 1024.*"
+        r"bf16.*another model$",
     ):
-        float16.settle(model, Words(), "tiny")
+        float16.keep_in_range(model, Words(), "tiny")
 
 
 def test_other_architectures_are_only_asked_for_numbers():
@@ -379,7 +399,7 @@ def test_other_architectures_are_only_asked_for_numbers():
         AutoConfig.for_model("gpt2", vocab_size=V, n_embd=16, n_layer=1, n_head=2),
         dtype=torch.float16,
     ).eval()
-    float16.settle(gpt, Words(), "gpt")
+    float16.keep_in_range(gpt, Words(), "gpt")
     gpt.lm_head.weight.data[0, 0] = torch.nan
     with pytest.raises(InputError, match="--model gpt: its numbers leave the range"):
-        float16.settle(gpt, Words(), "gpt")
+        float16.keep_in_range(gpt, Words(), "gpt")

@@ -1,4 +1,4 @@
-"""Adapters: the layer by hand against PEFT's, where they go, and what a saved one accepts and refuses."""
+"""Adapters: the layer by hand against PEFT's, where they go, what a saved one refuses."""
 
 import copy
 import dataclasses
@@ -342,7 +342,8 @@ def test_any_template_comes_back(tmp_path_factory, values, markers, chat):
         (
             {"fingerprint": "cd" * 32, "name": "other"},
             None,
-            r"the base \(trained on tiny with weights abababab, here other with cdcdcdcd\) differs from",
+            r"the base \(trained on tiny with weights abababab, here other with cdcdcdcd\) "
+            r"differs from",
         ),
         (
             {"quantization": "nf4"},

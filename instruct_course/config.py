@@ -1,0 +1,303 @@
+"""All options of all commands, each declared once: name, type, default, help and range."""
+
+from dataclasses import dataclass
+
+from instruct_course.common.options import option
+
+__all__ = [
+    "TuneConfig",
+    "EvalConfig",
+    "ChatConfig",
+    "ServeConfig",
+    "MergeConfig",
+    "ExportConfig",
+    "PlanConfig",
+    "RehearseConfig",
+    "DoctorConfig",
+]
+RUN = "a run directory that tune wrote"
+MISMATCH = "go on where base or template are not those of training"
+MODEL = "nano, smollm2, smollm2-base, 7b, llama-3-8b and the like, a folder or a hub id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """What `tune` does. None means the default for the model, which `run.yaml` then tells."""
+
+    model: str = option(MODEL, "nano")
+    data: str | None = option(
+        "rows to learn from: .json, .jsonl, .csv, .tsv, .parquet or a hub data set; "
+        "default: the built-in rows",
+        None,
+    )
+    holdout: str | None = option(
+        "rows to judge by: a share (0.1), the end of the file (last:0.1) or a file", None
+    )
+    template: str | None = option(
+        "the prompt template; default: article where the tokenizer has its tokens, "
+        "chat for an instruct model, else alpaca",
+        None,
+        choices=("article", "article-text", "alpaca", "chat"),
+    )
+    out: str | None = option("the run directory to write; default: a new one under runs/", None)
+    resume: bool = option(
+        "go on with the unfinished run of --out (or the newest under runs/), bitwise as if "
+        "it had never stopped",
+        False,
+    )
+    epochs: float | None = option(
+        "passes over the rows; default: 3 below 20 million parameters, else 2",
+        None,
+        above=0,
+        at_most=1000,
+    )
+    lr: float | None = option(
+        "peak learning rate; default: 1e-3 below 20 million parameters, 8e-4 up to a billion, "
+        "2e-4 above",
+        None,
+        above=0,
+        below=10,
+    )
+    schedule: str = option(
+        "what the rate does after the warm-up",
+        "linear",
+        choices=("linear", "cosine", "constant"),
+    )
+    lora_r: int = option("rank of the adapters", 16, at_least=1, at_most=1024)
+    lora_alpha: float | None = option(
+        "their scale is lora_alpha / lora_r; default: 256 below 20 million parameters, else 32",
+        None,
+        above=0,
+    )
+    lora_dropout: float = option(
+        "share of an adapter's inputs that is dropped (takes the slower path)",
+        0.0,
+        at_least=0,
+        below=1,
+    )
+    noise: str | None = option(
+        "noise on the embeddings: gaussian:S or neftune:A, such as neftune:5; with :spare "
+        "behind it the response gets none",
+        None,
+    )
+    max_length: int = option(
+        "tokens per row; a longer one loses the end of its input", 1024, at_least=16
+    )
+    batch_tokens: int | None = option(
+        "tokens per step, padding included; default: 512 up to a billion parameters, else 4096",
+        None,
+        at_least=16,
+    )
+    micro_batches: int = option(
+        "parts in which the rows of a step go through the model; more parts need less memory",
+        1,
+        at_least=1,
+    )
+    gradient_checkpointing: bool = option(
+        "compute activations twice instead of keeping them: less memory, a third more time", False
+    )
+    limit: int | None = option("use only so many rows", None, at_least=1)
+    seed: int = option("one seed, one result", 0)
+    skip_bad: bool = option("go on without bad rows; they are written to rejects.jsonl", False)
+    truncate_response: bool = option(
+        "cut outputs that cannot fit instead of refusing the row", False
+    )
+    quantization: str = option("of the frozen base", "nf4", choices=("nf4", "none"))
+    save_steps: int | None = option(
+        "steps between two checkpoints; default: a tenth of the run", None, at_least=1
+    )
+    eval_steps: int | None = option(
+        "steps between two validations on held-out rows; the best adapter is kept",
+        None,
+        at_least=1,
+    )
+    patience: int | None = option(
+        "end after so many validations without a better one", None, at_least=1
+    )
+    report_to: str | None = option(
+        "draw the curves elsewhere too", None, choices=("tensorboard", "wandb", "trackio")
+    )
+    processes: int | None = option(
+        "refuse to start unless so many processes train together", None, at_least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What `eval` does."""
+
+    run: str = option(RUN)
+    data: str | None = option("rows to judge by; default: those that the run was judged by", None)
+    base: bool = option("judge the base model too, and compare", False)
+    against: str | None = option("another run directory to compare with", None)
+    training: str | None = option(
+        "the rows that it learnt from, to find copies of them among those it is judged by", None
+    )
+    ifeval: str | None = option("verifiable instructions as well: 'builtin' or a .jsonl file", None)
+    judge: str | None = option(
+        "address of an OpenAI-compatible judge that compares the answers, "
+        "such as http://127.0.0.1:8000/v1",
+        None,
+    )
+    judge_model: str | None = option("the judge's model", None)
+    judge_key_env: str = option(
+        "the environment variable that holds the judge's key", "OPENAI_API_KEY"
+    )
+    limit: int | None = option("judge by only so many rows, at even distances", None, at_least=1)
+    max_tokens: int | None = option(
+        "tokens per answer at most; default: a quarter more than the longest expected one",
+        None,
+        at_least=1,
+    )
+    batch_size: int = option("answers made at a time", 64, at_least=1)
+    out: str | None = option(
+        "the folder to write; default: a new one in the run directory, under evaluations/", None
+    )
+    skip_bad: bool = option(
+        "go on without bad rows of --data; they are counted and named in the report", False
+    )
+    allow_mismatch: bool = option(MISMATCH, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """What `chat` does."""
+
+    run: str = option(RUN)
+    prompt: str | None = option("one instruction; without it, a conversation starts", None)
+    input: str = option("the input that the instruction is about", "")
+    max_tokens: int = option("tokens per answer at most", 256, at_least=1)
+    allow_mismatch: bool = option(MISMATCH, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What `serve` does."""
+
+    run: str = option(RUN + ", or a folder that merge wrote")
+    host: str = option(
+        "the address to answer on; any other than this machine's own needs a key", "127.0.0.1"
+    )
+    port: int = option("the port; 0 takes a free one", 8000, at_least=0, at_most=65535)
+    api_key_env: str | None = option(
+        "the environment variable that holds the key that clients must send", None
+    )
+    allow_origin: list[str] | None = option(
+        "a web page's origin that may call it, such as https://example.org; "
+        "may be given several times",
+        None,
+    )
+    allow_host: list[str] | None = option(
+        "a name that the server may be called by, besides localhost and addresses; "
+        "may be given several times",
+        None,
+    )
+    max_tokens: int = option("tokens per answer at most", 1024, at_least=1)
+    queue: int = option("requests that may wait; more are sent away", 64, at_least=1)
+    seconds: float = option("seconds per request, its waiting included", 120.0, above=0)
+    quiet: bool = option("no line for each request", False)
+    allow_mismatch: bool = option(MISMATCH, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """What `merge` does."""
+
+    run: str = option(RUN)
+    out: str = option("the folder to write")
+    onto: str | None = option(
+        "what the adapter is added to; default: dequantized, the model that was evaluated",
+        None,
+        choices=("dequantized", "16bit", "both"),
+    )
+    dtype: str | None = option(
+        "of the weights written; default: that of the base's files",
+        None,
+        choices=("float32", "bfloat16", "float16"),
+    )
+    limit: int = option("held-out rows of the report at most; 0 for no report", 256, at_least=0)
+    allow_mismatch: bool = option(MISMATCH, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """What `export` does."""
+
+    run: str = option(RUN)
+    out: str = option("the folder to write")
+    format: str = option("what it is for", "gguf", choices=("gguf", "ollama", "vllm", "adapter"))
+    gguf_dtype: str = option(
+        "of the weights in a GGUF", "bf16", choices=("f32", "bf16", "f16", "q8_0")
+    )
+    onto: str | None = option(
+        "what the adapter is merged onto; default: dequantized",
+        None,
+        choices=("dequantized", "16bit"),
+    )
+    license: str | None = option(
+        "the model's licence for its card, such as apache-2.0; it is that of the base and the data",
+        None,
+    )
+    push: str | None = option(
+        "upload the folder to this private repository of the hub (owner/name), after asking", None
+    )
+    yes: bool = option("upload without asking", False)
+    allow_mismatch: bool = option(MISMATCH, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What `plan` does. The options that `tune` has too mean the same here."""
+
+    model: str = option(MODEL, positional=True)
+    gpu: str | None = option(
+        "t4, v100, l4, a10, 3090, 4090, a100-40, a100-80 or h100; default: this machine", None
+    )
+    memory: float | None = option("GB of memory of a GPU that is not in the list", None, above=0)
+    max_length: int | None = option("tokens of the longest row; default: 1024", None, at_least=16)
+    batch_tokens: int | None = option("tokens per step; default: as tune's", None, at_least=16)
+    lora_r: int | None = option("rank of the adapters; default: 16", None, at_least=1, at_most=1024)
+    micro_batches: int | None = option(
+        "parts in which the rows of a step go through the model; default: as tune chooses",
+        None,
+        at_least=1,
+    )
+    gradient_checkpointing: bool | None = option(
+        "compute activations twice instead of keeping them; default: as tune chooses", None
+    )
+    tokens: int = option(
+        "tokens per epoch, for its time and cost", 1_000_000, at_least=1, below=1e15
+    )
+    price: float | None = option("what an hour costs, in your currency", None, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearseConfig:
+    """What `rehearse` does."""
+
+    model: str = option(MODEL + "; only its config.json is fetched", positional=True)
+    max_length: int = option("tokens of the longest row", 512, at_least=16)
+    batch_tokens: int | None = option("tokens per step; default: one row", None, at_least=16)
+    lora_r: int = option("rank of the adapters", 16, at_least=1, at_most=1024)
+    micro_batches: int = option(
+        "parts in which the rows of a step go through the model", 1, at_least=1
+    )
+    gradient_checkpointing: bool = option("compute activations twice instead of keeping them", True)
+    steps: int = option("steps to train", 2, at_least=1)
+    dtype: str | None = option(
+        "default: what this machine computes in",
+        None,
+        choices=("bfloat16", "float16", "float32"),
+    )
+    memory_only: bool = option(
+        "leave the matrix products out: the same memory in much less time", False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """What `doctor` does."""
+
+    only: list[str] | None = option(
+        "look at this alone, such as torch or hub; may be given again", None
+    )

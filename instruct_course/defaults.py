@@ -1,0 +1,113 @@
+"""Defaults that follow a model's size and kind, never the name that was typed."""
+
+import re
+from dataclasses import dataclass, replace
+
+from instruct_course.common.errors import InputError
+from instruct_course.config import TuneConfig
+from instruct_course.plan import memory as plans
+
+__all__ = [
+    "Budget",
+    "budget_for",
+    "choose_template",
+    "count_parameters",
+    "fill_defaults",
+    "planned_shape",
+]
+TINY = 20e6  # parameters below which a model is a toy, as nano is
+LARGE = 1e9  # parameters above which a model is planned before it is loaded
+BY_SIZE = {
+    "tiny": {"epochs": 3.0, "lr": 1e-3, "lora_alpha": 256.0, "batch_tokens": 512},
+    "small": {"epochs": 2.0, "lr": 8e-4, "lora_alpha": 32.0, "batch_tokens": 512},
+    "large": {"epochs": 2.0, "lr": 2e-4, "lora_alpha": 32.0, "batch_tokens": 4096},
+}  # tiny: measured on the development split; large: Dettmers et al. 2023, table 9
+
+
+def size_of(parameters: int) -> str:
+    """'tiny', 'small' or 'large', by the number of parameters."""
+    if parameters < TINY:
+        return "tiny"
+    return "small" if parameters <= LARGE else "large"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a run is spent on judging.
+
+    Attributes:
+        answers_before, answers_after, answers_if_stopped: held-out rows that the base, the tuned
+            and a stopped model answer (None: all); the loss is taken over all of them.
+        prompted: rows that the base answers with prompts of its own kind.
+        new_tokens: tokens per answer at most.
+        batch_size: answers made at a time.
+    """
+
+    answers_before: int | None
+    answers_after: int | None
+    answers_if_stopped: int | None
+    prompted: int
+    new_tokens: int
+    batch_size: int
+
+
+_TINY = Budget(300, None, 32, prompted=150, new_tokens=40, batch_size=128)
+_REAL = Budget(32, 32, 32, prompted=16, new_tokens=96, batch_size=16)
+
+
+def budget_for(parameters: int) -> Budget:
+    """What is spent on judging a model of so many parameters."""
+    return _TINY if size_of(parameters) == "tiny" else _REAL
+
+
+def fill_defaults(config: TuneConfig, parameters: int) -> TuneConfig:
+    """`config` with the defaults of a model of so many parameters in place of None."""
+    defaults = BY_SIZE[size_of(parameters)]
+    return replace(config, **{k: v for k, v in defaults.items() if getattr(config, k) is None})
+
+
+def choose_template(model: str, tokenizer) -> str:
+    """The template that fits a model: its kind shows in its tokenizer and its name.
+
+    Returns:
+        'article' where the tokenizer has that template's tokens, 'chat' for a model that was
+        instruction-tuned before (it has a chat template, and its name says so), else 'alpaca'.
+    """
+    if "<inst>" in tokenizer.get_vocab():
+        return "article"
+    names = f"{model} {getattr(tokenizer, 'name_or_path', '')}".lower()
+    is_instruct = re.search(r"(instruct|chat|[-_]it\b)", names) or model == "smollm2"
+    return "chat" if is_instruct and tokenizer.chat_template else "alpaca"
+
+
+def count_parameters(model: str) -> int:
+    """The parameters of a model, from its config.json alone; a guess where its kind is unknown.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = plans.config(model)
+    try:
+        config = type(AutoConfig.for_model(values["model_type"])).from_dict(values)
+        with torch.device("meta"):
+            made = AutoModelForCausalLM.from_config(config)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return round(LARGE / 10)  # loading it says what is wrong with it
+    return sum(parameter.numel() for parameter in made.parameters())
+
+
+def planned_shape(model: str) -> plans.Shape | None:
+    """The shape of a model that is planned before it is loaded; None for others.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    values = plans.config(model)
+    try:
+        shape = plans.shape(model, values)
+    except InputError:
+        return None
+    return shape if shape.parameters > LARGE else None

@@ -1,0 +1,243 @@
+"""A run on its way: what was asked, its rows, its model, and where it is written."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+from instruct_course.common.errors import InputError
+from instruct_course.common.options import check_options, flag
+from instruct_course.common.progress import Progress
+from instruct_course.config import TuneConfig
+from instruct_course.data import dataset
+from instruct_course.data.example import Example
+from instruct_course.data.template import Encoded, Template
+from instruct_course.defaults import (
+    Budget,
+    budget_for,
+    count_parameters,
+    fill_defaults,
+    planned_shape,
+)
+from instruct_course.model.load import Base
+from instruct_course.plan import memory as plans
+from instruct_course.run import LoadedRun, PartialRun, Run
+from instruct_course.train import loop
+
+__all__ = ["Job", "Rows", "Student", "NOT_REMADE", "parse_noise", "prepare"]
+NOT_REMADE = ("out", "resume", "report_to", "processes")  # options that change no bit of a run
+
+
+@dataclass
+class Rows:
+    """The rows of a run.
+
+    Attributes:
+        train, held: the training rows, and the held-out rows by split, as data sets.
+        source: what they are called in messages.
+        encoded: the training rows as ids and labels, once the template is known.
+    """
+
+    train: object
+    held: dict[str, object]
+    source: str
+    encoded: list[Encoded] = field(default_factory=list)
+
+    @property
+    def examples(self) -> list[Example]:
+        """The held-out rows."""
+        return [dataset.example(row) for part in self.held.values() for row in part]
+
+    def first_train(self, most: int) -> list[Example]:
+        """The first `most` training rows."""
+        return [
+            dataset.example(row) for row in self.train.select(range(min(len(self.train), most)))
+        ]
+
+
+@dataclass
+class Student:
+    """The model of a run: first the base, then with its adapter.
+
+    Attributes:
+        base: the frozen base with its tokenizer.
+        template: how rows are written for it.
+        token_ids: special tokens that are new or were never trained, and are trained here.
+        model: the base model, or the PeftModel around it.
+    """
+
+    base: Base
+    template: Template
+    token_ids: list[int]
+    model: object
+
+
+@dataclass
+class Job:
+    """A run on its way: what was asked, where it is written, and who hears of it."""
+
+    config: TuneConfig
+    budget: Budget
+    partial: PartialRun
+    progress: Progress
+    is_first: bool  # of several processes; only this one judges and writes
+    started: float
+    on_step: Callable[[dict], bool | None] | None = None
+    report: dict = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """What the run directory will be."""
+        return self.partial.folder / "run"
+
+    @contextlib.contextmanager
+    def finished_or_discarded(self) -> Iterator[None]:
+        """After the block the run directory is in place; after an error nothing is half done."""
+        if not self.is_first:
+            yield
+            return
+        resume = f"instruct-course tune --resume --out {self.partial.out}"
+        try:
+            if not self.config.resume:
+                self.partial.create(asdict(self.config))
+            self.folder.mkdir(exist_ok=True)
+            yield
+            self.partial.finish(keep=self.report["stopped"])
+        except BaseException as error:
+            self.partial.discard()
+            if self.partial.folder.exists() and not isinstance(error, InputError):
+                kept = self.partial.folder
+                self.progress.say(f"what was trained is kept in {kept}; go on with: {resume}")
+            raise
+        finally:
+            self.progress.close()
+        to_go_on = f"; to go on: {resume}" if self.report["stopped"] else ""
+        self.progress.say(f"written to {self.partial.out}{to_go_on}")
+
+    def run(self, student: "Student") -> Run:
+        """The finished run, with its model ready to answer."""
+        loaded = LoadedRun(student.model, student.base.tokenizer, student.template)
+        return Run(self.partial.out, self.report, loaded=[loaded] if self.is_first else [])
+
+
+def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
+    """A checked job with all defaults chosen; nothing is written yet. Raises InputError."""
+    started = time.perf_counter()
+    rank, world = loop.processes()
+    progress = Progress(quiet or rank > 0)
+    _check(config, world)
+    if config.resume:
+        partial = PartialRun.find(config.out)
+        config = _as_before(config, partial.read("config.json"))
+        parameters = count_parameters(config.model)
+    else:
+        parameters = count_parameters(config.model)
+        config = fill_defaults(config, parameters)
+        new = PartialRun.new if rank == 0 else _partial_of_the_first
+        partial = new(config.out, config.model)
+        config = _fit_memory(config, progress.say)
+    return Job(config, budget_for(parameters), partial, progress, rank == 0, started, on_step)
+
+
+def _partial_of_the_first(out: str | None, model: str) -> PartialRun:
+    """Where the first process writes, as far as the others need to know."""
+    return PartialRun(Path(out or "runs"))
+
+
+def _check(config: TuneConfig, world: int) -> None:
+    """Check what can be known before anything is read. Raises InputError by the option's name."""
+    check_options(config)
+    parse_noise(config.noise)
+    if config.patience and not config.eval_steps:
+        raise InputError(
+            "--patience: it counts validations on held-out rows, and there are none; "
+            "use it together with --eval-steps"
+        )
+    if config.processes not in (None, world):
+        raise InputError(
+            f"--processes {config.processes}: {world} trains here; start them with torchrun "
+            f"--nproc_per_node {config.processes} -m instruct_course.cli tune …"
+        )
+    if config.data is None and config.holdout is not None and not config.resume:
+        raise InputError(
+            "--holdout: the built-in rows have their own evaluation splits; "
+            "use it together with --data"
+        )
+
+
+def parse_noise(text: str | None) -> loop.Noise | None:
+    """`gaussian:S` or `neftune:A`, each with `:spare` behind it where the response gets none.
+
+    Raises:
+        InputError: it is written in another way.
+    """
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    strength, _, spare = rest.partition(":")
+    try:
+        if spare not in ("", "spare"):
+            raise ValueError
+        return loop.Noise(kind, float(strength), spare_response=bool(spare))
+    except ValueError:  # an InputError is one too
+        raise InputError(
+            f"--noise {text}: use gaussian:S or neftune:A with a strength of at least 0, such as "
+            "neftune:5, or neftune:5:spare to spare the response"
+        ) from None
+
+
+def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
+    """The options of the unfinished run. Raises InputError when others were asked for."""
+    try:
+        before = TuneConfig(**{k: v for k, v in kept.items() if k != "version"})
+    except TypeError:
+        raise InputError(
+            "--resume: this run was begun by another version of instruct_course; start it anew"
+        ) from None
+    for declared in fields(TuneConfig):
+        now = getattr(given, declared.name)
+        then = getattr(before, declared.name)
+        if declared.name not in NOT_REMADE and now not in (declared.default, then):
+            raise InputError(
+                f"{flag(declared.name)} {now}: the unfinished run was begun with {then}; "
+                "leave the option out, or start a new run"
+            )
+    out = given.out or before.out
+    others = {"report_to": given.report_to, "processes": given.processes}
+    return replace(before, out=out, resume=True, **others)
+
+
+def _fit_memory(config: TuneConfig, say) -> TuneConfig:
+    """`config` with micro-batches and checkpointing as a large model needs them on this machine.
+
+    Raises:
+        InputError: it does not fit at all; nothing was downloaded or written.
+    """
+    shape = planned_shape(config.model)
+    if shape is None or config.quantization != "nf4":
+        return config
+    gpu = plans.machine()
+    asked = plans.Setting(
+        max_length=config.max_length,
+        batch_tokens=config.batch_tokens,
+        lora_r=config.lora_r,
+        micro_batches=config.micro_batches,
+        gradient_checkpointing=config.gradient_checkpointing,
+        dtype=gpu.dtype,
+        device=gpu.device,
+    )
+    chosen = plans.choose(shape, gpu, asked)
+    also = (
+        " --gradient-checkpointing" if chosen.gradient_checkpointing else ", all activations kept"
+    )
+    say(
+        f"planned for {gpu.name} ({gpu.memory / 1e9:.1f} GB, {gpu.dtype}): "
+        f"{plans.need(shape, chosen) / 1e9:.1f} GB at its widest, "
+        f"--micro-batches {chosen.micro_batches}{also}"
+    )
+    return replace(
+        config,
+        micro_batches=chosen.micro_batches,
+        gradient_checkpointing=chosen.gradient_checkpointing,
+    )
