@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .merge import MergeInputs
 from .ollama import fill_asset
-from ..model import hub
 
 
 def _cell(scores: dict, key: str, unit: float, digits: int) -> str:
@@ -66,6 +65,8 @@ def _about_prompts(form: str, check: dict | None) -> str:
 
 
 # %% ../../nbs/workshop/12_card.ipynb #card-card
+from ..model import hub
+
 SHOWN = (  # of the run's configuration
     "epochs",
     "lr",

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["WHY", "MergeInputs", "merge_inputs", "choose_variants", "merge"]
 
-# %% ../../nbs/workshop/12_merge.ipynb #merge-inputs
+# %% ../../nbs/workshop/12_merge.ipynb #merge-origin
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,13 +19,31 @@ from ..common.files import write_folder, write_json
 from ..common.memory import Peak
 from ..common.progress import Progress
 from ..data import template as templates
-from .adapter import Adapter, read_adapter
-from .merged import judge, write_model_files
-from .tensors import merged_tensors, read_layout, read_tensor, write_shards
-from .variants import VARIANTS
 from ..model import hub, lora
 from ..model.load import weight_bytes
 from ..run import Run, open_run
+
+
+def _check_origin(run: Run, base: Path, allow_mismatch: bool) -> None:
+    """Refuse a base or a template that is not the one that the adapter was trained under."""
+    origin, trained_template = lora.origin(run.path / "adapter")
+    template = templates.read(run.path / "template.json")
+    differ = []
+    if origin["fingerprint"] not in (None, hub.fingerprint(base)):
+        differ.append("base")
+    if trained_template not in (None, template):
+        differ.append("template")
+    if differ and not allow_mismatch:
+        raise InputError(
+            f"--run {run.path}: the {' and the '.join(differ)} at hand differ from what its "
+            "adapter was trained under; bring the right one, or go on at your own risk with "
+            "--allow-mismatch"
+        )
+
+
+# %% ../../nbs/workshop/12_merge.ipynb #merge-inputs
+from .adapter import Adapter, read_adapter
+from .tensors import merged_tensors, read_layout, read_tensor, write_shards
 
 
 @dataclass(frozen=True)
@@ -70,23 +88,6 @@ class MergeInputs:
         )
 
 
-def _check_origin(run: Run, base: Path, allow_mismatch: bool) -> None:
-    """Refuse a base or a template that is not the one that the adapter was trained under."""
-    origin, trained_template = lora.origin(run.path / "adapter")
-    template = templates.read(run.path / "template.json")
-    differ = []
-    if origin["fingerprint"] not in (None, hub.fingerprint(base)):
-        differ.append("base")
-    if trained_template not in (None, template):
-        differ.append("template")
-    if differ and not allow_mismatch:
-        raise InputError(
-            f"--run {run.path}: the {' and the '.join(differ)} at hand differ from what its "
-            "adapter was trained under; bring the right one, or go on at your own risk with "
-            "--allow-mismatch"
-        )
-
-
 def merge_inputs(
     run: Run, *, allow_mismatch: bool = False, say: Callable[[str], None] = print
 ) -> MergeInputs:
@@ -124,6 +125,9 @@ def merge_inputs(
 
 
 # %% ../../nbs/workshop/12_merge.ipynb #merge-options
+from .variants import VARIANTS
+
+
 def choose_variants(quantization: str, onto: str | None) -> tuple[str, ...]:
     """The variants to write.
 
@@ -157,6 +161,8 @@ def _check_options(dtype: str | None, limit: int) -> None:
 
 
 # %% ../../nbs/workshop/12_merge.ipynb #merge-steps
+from .merged import judge, write_model_files
+
 WHY = (
     "The adapter was trained on the 4-bit weights, so what they mean plus the adapter is the "
     "model that was evaluated; the 16-bit base plus the adapter is another one."

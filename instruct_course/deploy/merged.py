@@ -21,13 +21,12 @@ import torch
 
 from ..common.errors import InputError
 from ..common.files import write_json
+from ..common.quiet import quiet_transformers
 from ..data import template as templates
 from ..data.template import Encoded, Template
-from .variants import VARIANTS, compare, response_log_probs
 from ..evaluate.report import EvalConfig, subsample
 from ..evaluate.report import _rows as load_rows
 from ..model.load import compute_dtype, load_base
-from ..model.quantize import _silent as quiet_transformers
 from ..run import Run
 
 NOT_COPIED = ("quantization_config", "torch_dtype", "auto_map")  # of the base's config.json
@@ -79,6 +78,9 @@ def write_model_files(
 
 
 # %% ../../nbs/workshop/12_merged.ipynb #merged-open
+from .variants import VARIANTS
+
+
 def is_merged(folder: str | Path) -> bool:
     """Whether a folder is one that `merge` wrote and `open_merged` opens."""
     wanted = ("merge.json", "template.json", "config.json")
@@ -126,6 +128,8 @@ def open_merged(folder: str | Path, *, dtype: torch.dtype | None = None):
 
 
 # %% ../../nbs/workshop/12_merged.ipynb #merged-judge
+from .variants import compare, response_log_probs
+
 REPORT_BYTES = 2e9  # of the trained model's log-probabilities, in a scratch file
 
 

@@ -10,12 +10,7 @@ import numpy as np
 import torch
 
 from ..data.template import IGNORE_INDEX, Encoded
-from instruct_course.model.quantize import (
-    double_dequantize,
-    double_quantize,
-    nf4_dequantize,
-    nf4_quantize,
-)
+from ..model import nf4
 
 VARIANTS = ("dequantized", "16bit")
 
@@ -32,9 +27,9 @@ def dequantized(weight: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: the weight is not finite.
     """
-    packed, absmax = nf4_quantize(weight)
-    absmax = double_dequantize(*double_quantize(absmax))
-    return nf4_dequantize(packed, absmax, weight.shape, torch.float32)
+    packed, absmax = nf4.nf4_quantize(weight)
+    absmax = nf4.double_dequantize(*nf4.double_quantize(absmax))
+    return nf4.nf4_dequantize(packed, absmax, weight.shape, torch.float32)
 
 
 # %% ../../nbs/workshop/12_variants.ipynb #variants-scores

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from instruct_course.deploy.variants import dequantized, kl_divergence
 from instruct_course.model import quantize
-from instruct_course.model.quantize import NF4_LEVELS, nf4_dequantize, nf4_quantize
+from instruct_course.model.nf4 import NF4_LEVELS, nf4_dequantize, nf4_quantize
 
 
 @given(
