@@ -89,7 +89,7 @@ def open_model(folder: str | Path, *, allow_mismatch: bool = False) -> ServedMod
     """
     folder = Path(folder)
     if (folder / "merge.json").exists():
-        from instruct_course.deploy.merge import open_merged
+        from instruct_course.deploy.merged import open_merged
 
         model, tokenizer, template = open_merged(folder)
     else:
