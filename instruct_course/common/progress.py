@@ -2,6 +2,7 @@
 
 import html
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -134,6 +135,15 @@ class _Lines(_Display):
             self.say(str(task))
 
 
+def _size(file: TextIO) -> dict:
+    """tqdm's options for the size of a terminal; one that reports 0 rows would show no bar."""
+    try:
+        known = all(os.get_terminal_size(file.fileno()))
+    except (OSError, ValueError):  # no real terminal
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 20}
+
+
 class _Bars(_Display):
     """On a terminal: tqdm's bars, one below the other."""
 
@@ -166,7 +176,7 @@ class _Bars(_Display):
             total=task.total,
             leave=leave,
             file=self.file,
-            dynamic_ncols=True,
+            **_size(self.file),
             mininterval=0.5,
             miniters=1,
             bar_format="{desc:22} {bar} {percentage:3.0f}% {postfix[0]}",
