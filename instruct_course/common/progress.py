@@ -83,7 +83,7 @@ class Task:
 
 
 class _Display:
-    """Where tasks are shown: it keeps those that are on their way."""
+    """Where tasks are shown: it keeps those that are on their way. One subclass per place."""
 
     def __init__(self):
         self.tasks: dict[str, Task] = {}
@@ -105,8 +105,20 @@ class _Display:
         self.last = now
         return True
 
+    def say(self, text: str) -> None:
+        """A line of text."""
+        raise NotImplementedError
+
+    def draw(self, task: Task, *, end: bool, inner: bool) -> None:
+        """Show the new state of a task, which may lie within another one."""
+        raise NotImplementedError
+
     def step(self, h: dict, *, end: bool) -> None:
         """A training step, for those who draw a curve."""
+
+    def close(self) -> None:
+        """End all that is shown; its last state stays."""
+        raise NotImplementedError
 
     def stop(self) -> list[Task]:
         """The tasks that end early: no time is left for them."""
@@ -116,7 +128,10 @@ class _Display:
 
 
 class _Lines(_Display):
-    """In a file or a pipe: a line every few seconds, and one at the end of each task."""
+    """In a file or a pipe: a line every few seconds, and one at the end of each task.
+
+    tqdm has no such mode: it writes carriage returns there, too.
+    """
 
     def __init__(self, file: TextIO | None):
         super().__init__()
