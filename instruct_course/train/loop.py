@@ -251,7 +251,7 @@ def fit(
     return training.state.history
 
 
-# %% ../../nbs/08_train.ipynb #prepare
+# %% ../../nbs/08_train.ipynb #fit-prepare
 def prepare(
     model,
     rows: Sequence[Encoded],
@@ -307,7 +307,7 @@ def supervised_tokens(rows: Sequence[Encoded]) -> int:
     return sum(label != IGNORE_INDEX for row in rows for label in row.labels[1:])
 
 
-# %% ../../nbs/08_train.ipynb #steps
+# %% ../../nbs/08_train.ipynb #fit-steps
 def ended_before(training: Training, on_step) -> bool:
     """Whether the run, as it was restored, was to end at its last step."""
     history = training.state.history
