@@ -328,7 +328,7 @@ class Net(torch.nn.Module):
 TOGETHER = """
 import json, sys, torch
 sys.path[:0] = [{tests!r}, {tests!r} + "/train"]
-from test_out_of_memory import ROWS, Net, adapter, split
+from test_micro_batches import ROWS, Net, adapter, split
 from instruct_course.train import loop, micro_batches
 rank, world = loop.processes()
 real, tried, most = micro_batches.micro_batch_loss, [], 40
