@@ -1,8 +1,12 @@
-"""The memory of a merge at 7B's layer shapes: a base with layers of Qwen2.5-7B's real width and its whole embedding and head, random bf16 weights, an adapter of rank 16.
+"""The memory of a merge at 7B's layer shapes.
+
+The base has layers of Qwen2.5-7B's real width and its whole embedding and head, with random bf16
+weights; the adapter has rank 16.
 
     python -m benchmarks.merge [--layers 2] [--shard 1.0]
 
-Prints JSON: the peak of anonymous memory of the process that merges, and how much of it was there before the merge began.
+Prints JSON: the peak of anonymous memory of the process that merges, and how much of it was there
+before the merge began.
 """
 
 import argparse
@@ -13,15 +17,15 @@ import tempfile
 import time
 from pathlib import Path
 
-SHAPE = dict(
-    vocab_size=152064,
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    tie_word_embeddings=False,
-    dtype="bfloat16",
-)
+SHAPE = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
 
 
 def build(folder: Path, layers: int) -> None:
@@ -53,19 +57,21 @@ def merge(folder: Path, shard: float) -> dict:
     import torch
 
     from instruct_course.common.memory import Peak
-    from instruct_course.deploy import merge as merges
+    from instruct_course.deploy.adapter import read_adapter
+    from instruct_course.deploy.tensors import merged_tensors, write_shards
 
     started = time.perf_counter()
-    adapter = merges.read_adapter(folder / "adapter")
+    adapter = read_adapter(folder / "adapter")
     with Peak() as peak:
         (folder / "out").mkdir()
-        written = merges.write_shards(
-            merges._tensors(
-                folder / "base", adapter, "dequantized", SHAPE["vocab_size"], torch.bfloat16
-            ),
-            folder / "out",
-            shard_bytes=int(shard * 2**30),
+        tensors = merged_tensors(
+            folder / "base",
+            adapter,
+            "dequantized",
+            vocab_size=SHAPE["vocab_size"],
+            dtype=torch.bfloat16,
         )
+        written = write_shards(tensors, folder / "out", shard_bytes=int(shard * 2**30))
     return {
         "written_bytes": written,
         "before_bytes": peak.before,
@@ -76,28 +82,19 @@ def merge(folder: Path, shard: float) -> dict:
 
 
 def main() -> None:
-    parse = argparse.ArgumentParser()
-    parse.add_argument("--layers", type=int, default=2)
-    parse.add_argument("--shard", type=float, default=1.0, help="GiB of a shard")
-    parse.add_argument("--folder", help=argparse.SUPPRESS)
-    a = parse.parse_args()
-    if a.folder:
-        print(json.dumps(merge(Path(a.folder), a.shard)))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--shard", type=float, default=1.0, help="GiB of a shard")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.folder:
+        print(json.dumps(merge(Path(args.folder), args.shard)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        build(Path(scratch), a.layers)
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.merge",
-                "--folder",
-                scratch,
-                "--shard",
-                str(a.shard),
-            ],
-            check=True,
-        )  # a process that built nothing
+        build(Path(scratch), args.layers)
+        # in a process that built nothing
+        command = [sys.executable, "-m", "benchmarks.merge", "--folder", scratch]
+        subprocess.run([*command, "--shard", str(args.shard)], check=True)
 
 
 if __name__ == "__main__":

@@ -187,9 +187,9 @@ def _converse(run, max_tokens: int) -> None:
 @command(configs.ServeConfig)
 def serve(config: configs.ServeConfig):
     """Answer OpenAI's clients, and a chat page in the browser."""
-    from instruct_course.deploy.serve import app as server
+    from instruct_course.deploy.serve.server import Limits, run_server
 
-    server.forever(
+    run_server(
         config.run,
         host=config.host,
         port=config.port,
@@ -197,7 +197,11 @@ def serve(config: configs.ServeConfig):
         origins=config.allow_origin or (),
         hosts=config.allow_host or (),
         allow_mismatch=config.allow_mismatch,
-        limits=server.Limits(output=config.max_tokens, queue=config.queue, seconds=config.seconds),
+        limits=Limits(
+            output_tokens=config.max_tokens,
+            queue_size=config.queue,
+            request_seconds=config.seconds,
+        ),
         quiet=config.quiet,
     )
 

@@ -24,6 +24,7 @@ from instruct_course.model.load import Base
 from instruct_course.plan import memory as plans
 from instruct_course.run import LoadedRun, PartialRun, Run
 from instruct_course.train import loop
+from instruct_course.train.distributed import processes
 
 __all__ = ["Job", "Rows", "Student", "NOT_REMADE", "parse_noise", "prepare"]
 NOT_REMADE = ("out", "resume", "report_to", "processes")  # options that change no bit of a run
@@ -124,7 +125,7 @@ class Job:
 def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
     """A checked job with all defaults chosen; nothing is written yet. Raises InputError."""
     started = time.perf_counter()
-    rank, world = loop.processes()
+    rank, world = processes()
     progress = Progress(quiet or rank > 0)
     _check(config, world)
     if config.resume:

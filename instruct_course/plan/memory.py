@@ -38,7 +38,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..train.engine import KINDS, SCORES
+from ..train.engine import KINDS
+from ..train.fused import SCORES
 from ..train.loss import LOGITS
 
 

@@ -1,4 +1,4 @@
-"""JSON lists in blocks: what the standard library reads, row by row, and a sentence for all else."""
+"""JSON lists in blocks: what the standard library reads, row by row; a sentence for all else."""
 
 import io
 import json

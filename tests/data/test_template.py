@@ -26,7 +26,10 @@ CORPUS = [
     "指令 输入 输出 你好 世界",
     "### Below is an instruction . , ' \" < > [ ] / | _ : é",
 ] * 30
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def byte_level():
@@ -242,6 +245,31 @@ def test_too_long_a_row_loses_input_only(x, y, room):
     assert len(whole.ids) - len(e.ids) == e.dropped
 
 
+def test_an_output_that_cannot_fit_names_both_options():
+    tok, template = tokenizer("nano"), template_.named("article")
+    row = Example("Do it.", "cat", "dog " * 40)
+    with pytest.raises(InputError) as error:
+        template_.encode(template, tok, row, max_length=40)
+    said = str(error.value)
+    assert "instruction and output take" in said and "\n" not in said
+    assert "--max-length" in said and "--truncate-response" in said
+    over = int(re.search(r"(\d+) tokens more", said)[1])
+    assert len(template_.encode(template, tok, row, max_length=40 + over).ids) == 40 + over
+    with pytest.raises(InputError):
+        template_.encode(template, tok, row, max_length=40 + over - 1)
+
+
+def test_an_instruction_that_cannot_fit_is_not_cured_by_cutting_the_output():
+    tok, template = tokenizer("nano"), template_.named("article")
+    row = Example("Do it. " * 40, "cat", "dog")
+    for options in ({}, {"truncate_response": True}):
+        with pytest.raises(InputError, match="its instruction takes") as error:
+            template_.encode(template, tok, row, max_length=40, **options)
+        assert "--max-length" in str(error.value) and "--truncate" not in str(error.value)
+    with pytest.raises(InputError, match="its instruction takes .* --max-length"):
+        template_.prompt(template, tok, row, max_length=40)
+
+
 def test_a_template_without_room_for_turns_refuses():
     tok = tokenizer("nano")
     for ex in (
@@ -263,6 +291,7 @@ def test_names_and_files(tmp_path):
     ):
         template_.save(template, tmp_path / "t.json")
         assert template_.read(tmp_path / "t.json") == template
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
     (tmp_path / "bad.json").write_text("[]", encoding="utf-8")
     with pytest.raises(InputError, match="no template"):
         template_.read(tmp_path / "bad.json")
@@ -309,12 +338,3 @@ def test_padding_that_is_the_end_token_is_safe():
             t for t in r.labels if t != -100
         ]
         assert batch["attention_mask"][i].sum() == len(r.ids)
-
-
-def test_the_picture_shows_every_token():
-    tok = tokenizer("nano")
-    e = template_.encode(template_.named("article"), tok, Example("翻译", "cat $x$", "猫"))
-    fig = template_.show(tok, e, title="t")
-    assert len(fig.texts) == len(e.ids) + 1
-    green = [p for p in fig.artists if p.get_facecolor()[1] > p.get_facecolor()[0] + 0.1]
-    assert len(green) == sum(label != -100 for label in e.labels)

@@ -324,7 +324,10 @@ def documents(seed, n):
         for r in rows
         if r["task"] in GENERATORS
     }
-    draw = lambda: rng.choices(list(KINDS), KINDS.values())[0]
+
+    def draw():
+        return rng.choices(list(KINDS), KINDS.values())[0]
+
     for _ in range(n):
         kind, lang, mixed, lines, wanted = (
             draw(),

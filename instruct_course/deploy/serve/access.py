@@ -2,37 +2,22 @@
 
 # %% auto #0
 __all__ = [
-    "log",
-    "Name",
-    "Text",
-    "Stop",
-    "Whole",
-    "Real",
-    "Flag",
-    "Id",
-    "NEUTRAL",
-    "PATHS",
-    "SAFE",
-    "Refusal",
-    "where",
-    "Part",
-    "Turn",
-    "StreamOptions",
-    "Asked",
-    "ChatRequest",
-    "TextRequest",
-    "XrayRequest",
-    "Error",
-    "told",
-    "supported",
-    "literal",
+    "logger",
+    "JSON_TYPE",
+    "LOGGED_METHODS",
+    "LOGGED_PATHS",
+    "SECURITY_HEADERS",
+    "error_location",
+    "parse_address",
     "Access",
     "Limits",
     "read_body",
-    "Gate",
+    "discard_body",
+    "refuse",
+    "AccessMiddleware",
 ]
 
-# %% ../../../nbs/workshop/12_access.ipynb #imports
+# %% ../../../nbs/workshop/12_access.ipynb #access-imports
 import asyncio
 import hmac
 import ipaddress
@@ -41,206 +26,27 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 from ...common.errors import InputError
+from .protocol import APIError
 
-try:
-    import fastapi
-    import uvicorn  # the server itself, in module `serve`
-    from pydantic import BaseModel, ConfigDict, Field
-    from starlette.responses import JSONResponse, Response
-except ModuleNotFoundError as error:
-    raise InputError(
-        f'the server needs the package {error.name}, which is not installed; pip install "instruct_course[serve]"'
-    ) from None
-
-log = logging.getLogger("instruct_course.serve")
+logger = logging.getLogger("instruct_course.serve")
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #refusal
-class Refusal(Exception):
-    """A request that is not answered; `reply` is the error in OpenAI's shape."""
-
-    TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: dict | None = None,
-    ):
-        super().__init__(message)
-        self.status, self.headers = status, headers or {}
-        kind = self.TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-    def reply(self) -> Response:
-        """The refusal as an ASGI response: status, headers and the error as JSON."""
-        return JSONResponse(self.body, self.status, self.headers)
-
-
-def where(error: BaseException) -> str:
+# %% ../../../nbs/workshop/12_access.ipynb #error-location
+def error_location(error: BaseException) -> str:
     """The kind of an error and its place, without its words, which may quote a request."""
+    kind = type(error).__name__
     at = error.__traceback__
-    while at and at.tb_next:
+    if at is None:
+        return kind
+    while at.tb_next:
         at = at.tb_next
-    return (
-        f"{type(error).__name__} in {Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno}"
-        if at
-        else type(error).__name__
-    )
+    return f"{kind} in {Path(at.tb_frame.f_code.co_filename).name}, line {at.tb_lineno}"
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #types
-Name, Text = Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=1 << 20)]
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Whole, Real = (
-    Annotated[int, Field(strict=True)],
-    Annotated[float, Field(strict=True, allow_inf_nan=False)],
-)
-Flag, Id = Annotated[bool, Field(strict=True)], Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
-
-
-class Part(BaseModel):
-    """A part of a message; only text is understood."""
-
-    type: Name
-    text: Text | None = None
-
-
-class Turn(BaseModel):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(max_length=64)]
-
-
-# %% ../../../nbs/workshop/12_access.ipynb #asked
-class StreamOptions(BaseModel):
-    """What a client wants to know of a stream; include_usage: a last piece with the counts of tokens."""
-
-    include_usage: Flag | None = None
-
-
-class Asked(BaseModel):
-    """What both kinds of request have. Greedy unless a temperature is named, as the model was judged; top_k, min_p and repetition_penalty are extensions."""
-
-    model_config = ConfigDict(extra="allow")
-    model: Name
-    stream: Flag | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[Whole, Field(ge=1, le=1 << 31)] | None = None
-    temperature: Annotated[Real, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Real, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[Whole, Field(ge=0, le=1 << 31)] | None = None
-    min_p: Annotated[Real, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[Real, Field(ge=0.1, le=10)] | None = None
-    seed: Annotated[Whole, Field(ge=-1 << 63, lt=1 << 63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-
-
-# %% ../../../nbs/workshop/12_access.ipynb #requests
-class ChatRequest(Asked):
-    """POST /v1/chat/completions; `input` is the template's second field, an extension."""
-
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=256)]
-    input: Text | None = None
-    max_completion_tokens: Annotated[Whole, Field(ge=1, le=1 << 31)] | None = None
-
-
-class TextRequest(Asked):
-    """POST /v1/completions: a raw prompt, as text or as token ids, without a template."""
-
-    prompt: Text | Annotated[list[Id], Field(max_length=1 << 18)]
-
-
-# %% ../../../nbs/workshop/12_access.ipynb #xray
-class XrayRequest(BaseModel):
-    """POST /v1/xray: a conversation, its input, and the answer to it."""
-
-    model: Name
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=256)]
-    input: Text | None = None
-    answer: Text = ""
-
-
-class Error(BaseModel):
-    """An error in OpenAI's shape."""
-
-    class Body(BaseModel):
-        """message: for people; type and code: for programs; param: the field that was wrong."""
-
-        message: str
-        type: str
-        param: str | None
-        code: str | None
-
-    error: Body
-
-
-# %% ../../../nbs/workshop/12_access.ipynb #told
-def told(errors: list[dict]) -> Refusal:
-    """The 400 for what pydantic found: of several attempts at one field, the one whose type was right says more."""
-    place = lambda e: (
-        e["loc"][1:] if e["loc"][:1] == ("body",) else e["loc"]
-    )  # FastAPI writes "body" in front
-    first = min(
-        (e for e in errors if place(e)[:1] == place(errors[0])[:1]),
-        key=lambda e: e["type"].endswith("_type"),
-    )
-    param = ".".join(
-        str(p) for p in place(first) if p != "str" and not re.search(r"\W", str(p))
-    )  # without the names of the attempts
-    return Refusal(
-        400, f"{param or 'body'}: {first['msg']}", param=param or None, code=first["type"]
-    )
-
-
-# %% ../../../nbs/workshop/12_access.ipynb #supported
-NEUTRAL = {
-    "n": (1,),
-    "best_of": (1,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "logit_bias": ({},),
-    "echo": (False,),
-    "suffix": ("",),
-    "presence_penalty": (0, 0.0),
-    "frequency_penalty": (0, 0.0),
-}
-
-
-def supported(extra: dict) -> None:
-    """Refuse what would change the answer and is not done here; anything else that is unknown is ignored. Errors: Refusal 400."""
-    for name, value in extra.items():
-        if (
-            name in NEUTRAL
-            and value is not None
-            and not any(type(value) is type(v) and value == v for v in NEUTRAL[name])
-        ):
-            raise Refusal(
-                400,
-                f"{name}: this server does not support it, or not with this value; leave it out",
-                param=name,
-                code="unsupported_parameter",
-            )
-
-
-# %% ../../../nbs/workshop/12_access.ipynb #access
-def literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+# %% ../../../nbs/workshop/12_access.ipynb #access-check
+def parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The address that a host is written as; None for a name."""
     try:
         return ipaddress.ip_address(host.strip("[]"))
@@ -248,11 +54,23 @@ def literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
+def _values(headers: list[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """All values of a header."""
+    return [value.decode("latin-1").strip() for key, value in headers if key == name]
+
+
 @dataclass(frozen=True)
 class Access:
-    """Who may ask. key: b'' is none; hosts: names that the server may be called by, besides localhost and addresses; origins: web pages that may call it.
+    """Who may ask.
 
-    A page that rebinds its own name to this machine still sends that name as the Host, and so is refused (DNS rebinding).
+    A page that rebinds its own name to this machine still sends that name as the Host, and so is
+    refused (DNS rebinding).
+
+    Args:
+        key: that clients must send; b"" for none.
+        hosts: names that the server may be called by, besides localhost and addresses.
+        origins: web pages that may call it.
+        loopback: whether it listens on a loopback address only.
     """
 
     key: bytes = b""
@@ -260,81 +78,103 @@ class Access:
     origins: tuple[str, ...] = ()
     loopback: bool = True
 
-    def host(self, value: str) -> bool:
+    def allows_host(self, value: str) -> bool:
         """Whether a Host header is one of ours."""
         name = re.sub(r":\d*$", "", value).lower()
-        address = literal(name)
-        return (
-            name == "localhost"
-            or name in self.hosts
-            or (address is not None and (address.is_loopback or not self.loopback))
-        )
+        if name == "localhost" or name in self.hosts:
+            return True
+        address = parse_address(name)
+        return address is not None and (address.is_loopback or not self.loopback)
 
     def check(self, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> None:
-        """Errors: Refusal, before a byte of the body is read."""
-        every = lambda name: [v.decode("latin-1").strip() for k, v in headers if k == name]
-        host, origin, kind, coding = (
-            every(b"host"),
-            every(b"origin"),
-            every(b"content-type"),
-            every(b"content-encoding"),
-        )
-        if len(host) != 1 or not self.host(host[0]):
-            raise Refusal(
+        """Look at a request before a byte of its body is read.
+
+        Args:
+            method, path, headers: as ASGI gives them.
+
+        Raises:
+            APIError: 403 for a foreign Host or Origin, 401 for the key, 415 for the content.
+        """
+        self._check_page(headers)
+        # a browser asks with OPTIONS first, without the key
+        if self.key and path.startswith("/v1/") and method != "OPTIONS":
+            self._check_key(headers)
+        _check_content(method, headers)
+
+    def _check_page(self, headers) -> None:
+        """403 for a foreign Host or Origin."""
+        host = _values(headers, b"host")
+        if len(host) != 1 or not self.allows_host(host[0]):
+            raise APIError(
                 403,
-                "the Host of this request is not one of this server's; use its address, or start it with --allow-host",
+                "the Host of this request is not one of this server's; "
+                "use its address, or start it with --allow-host",
                 code="host_not_allowed",
             )
-        if any(o not in (f"http://{host[0]}", f"https://{host[0]}", *self.origins) for o in origin):
-            raise Refusal(
+        allowed = (f"http://{host[0]}", f"https://{host[0]}", *self.origins)
+        if any(origin not in allowed for origin in _values(headers, b"origin")):
+            raise APIError(
                 403,
-                "a web page of another origin may not call this server; start it with --allow-origin to let one",
+                "a web page of another origin may not call this server; "
+                "start it with --allow-origin to let one",
                 code="origin_not_allowed",
             )
-        if (
-            self.key and path.startswith("/v1/") and method != "OPTIONS"
-        ):  # a browser asks with OPTIONS first, without the key
-            given = every(b"authorization")
-            scheme, _, key = (given[0] if len(given) == 1 else "").partition(" ")
-            if not (
-                hmac.compare_digest(key.strip().encode("latin-1"), self.key)
-                and scheme.lower() == "bearer"
-            ):
-                raise Refusal(
-                    401,
-                    "the API key is missing or wrong; send Authorization: Bearer KEY",
-                    code="invalid_api_key",
-                    headers={"www-authenticate": "Bearer"},
-                )
-        if method == "POST" and (
-            len(kind) != 1
-            or not re.fullmatch(r'application/json(\s*;\s*charset="?utf-8"?)?', kind[0].lower())
-        ):
-            raise Refusal(
-                415, "Content-Type must be application/json", code="unsupported_media_type"
-            )
-        if any(c.lower() != "identity" for c in coding):
-            raise Refusal(
-                415, "Content-Encoding: send the body as it is", code="unsupported_media_type"
+
+    def _check_key(self, headers) -> None:
+        """401 for a key that is missing or wrong."""
+        given = _values(headers, b"authorization")
+        scheme, _, key = (given[0] if len(given) == 1 else "").partition(" ")
+        same = hmac.compare_digest(key.strip().encode("latin-1"), self.key)
+        if not (same and scheme.lower() == "bearer"):
+            raise APIError(
+                401,
+                "the API key is missing or wrong; send Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
             )
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #limits
+JSON_TYPE = re.compile(r'application/json(\s*;\s*charset="?utf-8"?)?')
+
+
+def _check_content(method: str, headers) -> None:
+    """415 for a body that is not plain JSON."""
+    kinds = _values(headers, b"content-type")
+    if method == "POST" and (len(kinds) != 1 or not JSON_TYPE.fullmatch(kinds[0].lower())):
+        raise APIError(415, "Content-Type must be application/json", code="unsupported_media_type")
+    if any(coding.lower() != "identity" for coding in _values(headers, b"content-encoding")):
+        message = "Content-Encoding: send the body as it is"
+        raise APIError(415, message, code="unsupported_media_type")
+
+
+# %% ../../../nbs/workshop/12_access.ipynb #access-limits
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take. body: bytes; prompt and output: tokens (prompt None: what the model holds); queue: requests that wait; seconds: of a request,
-    its waiting included; upload: seconds until its body is here."""
+    """What one request may take.
 
-    body: int = 1 << 20
-    prompt: int | None = None
-    output: int = 1024
-    queue: int = 64
-    seconds: float = 120.0
-    upload: float = 20.0
+    Args:
+        body_bytes: of the body.
+        prompt_tokens: of the prompt; None for what the model holds.
+        output_tokens: of the answer.
+        queue_size: requests that may wait.
+        request_seconds: of a request, its waiting included.
+        upload_seconds: until the body is here.
+
+    Raises:
+        InputError: for a limit that is not above 0.
+    """
+
+    body_bytes: int = 1 << 20
+    prompt_tokens: int | None = None
+    output_tokens: int = 1024
+    queue_size: int = 64
+    request_seconds: float = 120.0
+    upload_seconds: float = 20.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not (value is None and name == "prompt" or value > 0):
+            unlimited = name == "prompt_tokens" and value is None
+            if not (unlimited or value > 0):
                 raise InputError(f"the limit {name} is {value}; it must be above 0")
 
 
@@ -342,42 +182,77 @@ class Limits:
 async def read_body(headers: list[tuple[bytes, bytes]], receive, limits: Limits) -> bytes:
     """The whole body of an ASGI request.
 
-    Errors: Refusal 413 when it is too long, which a client that first sends all still gets to read; 408 when it is too slow; ConnectionResetError when
-    the client goes away.
+    Args:
+        headers, receive: as ASGI gives them.
+        limits: its `body_bytes` and `upload_seconds`.
+
+    Raises:
+        APIError: 413 when the body is too long, 408 when it is too slow.
+        ConnectionResetError: when the client goes away.
     """
-    most, got, total = limits.body, bytearray(), 0
-    length = next((int(v) for k, v in headers if k == b"content-length" and v.isdigit()), 0)
-    long = Refusal(
+    too_long = APIError(
         413,
-        f"the body is longer than {most:,} bytes",
+        f"the body is longer than {limits.body_bytes:,} bytes",
         code="body_too_long",
         headers={"connection": "close"},
     )
-    if length > 8 * most:
-        raise long
+    lengths = [int(v) for k, v in headers if k == b"content-length" and v.isdigit()]
+    if lengths and lengths[0] > limits.body_bytes:
+        raise too_long
+    body = bytearray()
+    more = True
     try:
-        async with asyncio.timeout(limits.upload):
-            more = True
+        async with asyncio.timeout(limits.upload_seconds):
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ConnectionResetError
-                total, more = total + len(message.get("body", b"")), message.get("more_body", False)
-                if total <= most:
-                    got += message["body"]
-                elif total > 8 * most:
-                    raise long
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limits.body_bytes:
+                    raise too_long
     except TimeoutError:
-        raise Refusal(
+        raise APIError(
             408, "the body came too slowly", code="body_too_slow", headers={"connection": "close"}
         ) from None
-    if max(total, length) > most:
-        raise long
-    return bytes(got)
+    return bytes(body)
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #line
-PATHS = (
+async def discard_body(receive, seconds: float) -> None:
+    """Read and throw away what a client still sends, until it ends, leaves, or time is over."""
+    try:
+        async with asyncio.timeout(seconds):
+            more = True
+            while more:
+                message = await receive()
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    except TimeoutError:
+        pass
+
+
+async def refuse(error: APIError, scope, receive, send, seconds: float) -> None:
+    """Answer a request with an error while its body may still be coming.
+
+    Args:
+        error: the answer.
+        scope, receive, send: as ASGI gives them.
+        seconds: for which the rest of the body is read at most; a client that sends all of it
+            before it reads would find its connection reset otherwise.
+    """
+
+    async def keep_open(message):
+        if message["type"] == "http.response.body":
+            message = message | {"more_body": True}
+        await send(message)
+
+    await error.response()(scope, receive, keep_open)
+    await discard_body(receive, seconds)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+# %% ../../../nbs/workshop/12_access.ipynb #log-line
+LOGGED_METHODS = ("GET", "POST", "OPTIONS", "HEAD")
+LOGGED_PATHS = (
     "/",
     "/health",
     "/openapi.json",
@@ -388,17 +263,19 @@ PATHS = (
 )
 
 
-def _line(scope: dict, status: int, seconds: float) -> str:
+def _log_line(scope: dict, status: int, seconds: float) -> str:
     """What the log says of a request; status 0: the client went away."""
-    method = scope["method"] if scope["method"] in ("GET", "POST", "OPTIONS", "HEAD") else "other"
-    path, counts = scope["path"] if scope["path"] in PATHS else "another path", scope.get("tokens")
-    return f"{method} {path}: {status or 'gone'} in {seconds:.2f} s" + (
-        f", {counts['prompt_tokens']} + {counts['completion_tokens']} tokens" if counts else ""
-    )
+    method = scope["method"] if scope["method"] in LOGGED_METHODS else "other"
+    path = scope["path"] if scope["path"] in LOGGED_PATHS else "another path"
+    line = f"{method} {path}: {status or 'gone'} in {seconds:.2f} s"
+    usage = scope.get("usage")
+    if usage is None:
+        return line
+    return f"{line}, {usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
 
 
-# %% ../../../nbs/workshop/12_access.ipynb #gate
-SAFE = [
+# %% ../../../nbs/workshop/12_access.ipynb #access-middleware
+SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
@@ -406,45 +283,66 @@ SAFE = [
 ]
 
 
-class Gate:
-    """The outermost layer: who may ask, how much, safe headers, and one line in the log that holds nothing of the request."""
+def _replay(body: bytes, receive):
+    """A `receive` that gives a body that was read already, and then what the old one gives."""
+    unread = [body]
+
+    async def receive_again():
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    return receive_again
+
+
+class AccessMiddleware:
+    """The outermost layer: who may ask, how much, safe headers, and a line in the log.
+
+    The line holds nothing that a client wrote.
+
+    Args:
+        app: the ASGI application inside.
+        access: who may ask.
+        limits: how much.
+    """
 
     def __init__(self, app, access: Access, limits: Limits):
-        self.app, self.access, self.limits = app, access, limits
+        self.app = app
+        self.access = access
+        self.limits = limits
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             return
-        began, status, sent = time.monotonic(), 0, None
+        start = time.monotonic()
+        status = 0
 
-        async def out(message):
+        async def send_safely(message):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = message | {"headers": [*message.get("headers", []), *SAFE]}
+                headers = [*message.get("headers", []), *SECURITY_HEADERS]
+                message = message | {"headers": headers}
             await send(message)
 
-        async def again():
-            nonlocal sent
-            body, sent = sent, None
-            return (
-                await receive()
-                if body is None
-                else {"type": "http.request", "body": body, "more_body": False}
-            )
-
         try:
-            self.access.check(scope["method"], scope["path"], scope["headers"])
-            sent = await read_body(scope["headers"], receive, self.limits)
-            await self.app(scope, again, out)
-        except Refusal as refusal:
-            await refusal.reply()(scope, receive, out)
+            await self.answer(scope, receive, send_safely)
         except ConnectionResetError:  # the client went away
             pass
         except Exception as error:
-            log.error("request failed: %s", where(error))
+            logger.error("request failed: %s", error_location(error))
             if not status:
-                await Refusal(500, "the server failed on this request", code="internal").reply()(
-                    scope, receive, out
-                )
-        log.info(_line(scope, status, time.monotonic() - began))
+                failed = APIError(500, "the server failed on this request", code="internal")
+                await failed.response()(scope, receive, send_safely)
+        logger.info(_log_line(scope, status, time.monotonic() - start))
+
+    async def answer(self, scope, receive, send) -> None:
+        """Read the body of a request that may ask, and hand it on; refuse the others."""
+        try:
+            self.access.check(scope["method"], scope["path"], scope["headers"])
+            body = await read_body(scope["headers"], receive, self.limits)
+        except APIError as error:
+            seconds = 0 if error.status == 408 else self.limits.upload_seconds
+            await refuse(error, scope, receive, send, seconds)
+        else:
+            await self.app(scope, _replay(body, receive), send)

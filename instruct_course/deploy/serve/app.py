@@ -3,36 +3,37 @@
 # %% auto #0
 __all__ = [
     "ERRORS",
-    "example",
-    "Stripped",
-    "usage",
-    "Shape",
-    "Reply",
-    "Whole",
-    "Streamed",
-    "sampling",
-    "Desk",
+    "ANSWERS",
+    "CompletionResponse",
+    "FullResponse",
+    "StreamResponse",
+    "ServerState",
     "build",
-    "reachable",
-    "Server",
-    "forever",
 ]
 
-# %% ../../../nbs/workshop/12_app.ipynb #imports
+# %% ../../../nbs/workshop/12_app.ipynb #app-imports
 import asyncio
-import ipaddress
 import json
-import logging
-import os
-import re
-import secrets
-import signal
-import socket
-import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
-import uvicorn
+# first: it says what is not installed
+from instruct_course.deploy.serve.protocol import (
+    APIError,
+    ChatCompletionRequest,
+    CompletionRequest,
+    ErrorResponse,
+    GenerationParams,
+    ResponseBody,
+    StripStream,
+    XrayRequest,
+    check_supported,
+    to_example,
+    token_usage,
+    validation_error,
+)
+
+# isort: split
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -41,397 +42,318 @@ from starlette.responses import JSONResponse, Response
 
 from ...common.errors import InputError
 from ...data import template as templates
-from ...data.example import Example
+from ...generate import context
+
+# isort: split
 from . import chat
-
-# guard first: it says what is not installed
-from instruct_course.deploy.serve.access import (
-    Access,
-    Asked,
-    ChatRequest,
-    Error,
-    Gate,
-    Limits,
-    Refusal,
-    TextRequest,
-    Turn,
-    XrayRequest,
-    log,
-    supported,
-    told,
-)
-from .queue import Done, Job, Served, Worker, late, open_served
-from ...generate import Sampling, context
+from .access import Access, AccessMiddleware, Limits
+from .queue import Finished, Job, ServedModel, Worker, timeout_error
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #example
-def _text(turn: Turn) -> str:
-    """The text of a message. Errors: Refusal 400 for parts that are no text."""
-    if isinstance(turn.content, str):
-        return turn.content
-    if any(p.type != "text" or p.text is None for p in turn.content):
-        raise Refusal(
-            400,
-            "messages: this model reads text only; send parts of type text",
-            param="messages",
-            code="unsupported_content",
-        )
-    return "".join(p.text for p in turn.content)
+# %% ../../../nbs/workshop/12_app.ipynb #completion-response
+class CompletionResponse(Response):
+    """An answer while it is made; its two kinds have `write`, called as an ASGI application.
 
+    It ends the job when the client goes away, and never takes longer than twice the time of a
+    request, however slowly its reader reads.
 
-def example(template: templates.Template, turns: list[Turn], input: str = "") -> Example:
-    """The row that a conversation becomes: its last user message is the instruction. Errors: Refusal 400 where the template has no place for it."""
-    no = lambda text: Refusal(400, f"messages: {text}", param="messages")
-    said = [({"developer": "system"}.get(t.role, t.role), _text(t)) for t in turns]
-    system = said.pop(0)[1] if said[0][0] == "system" else ""
-    if not said or said[-1][0] != "user" or not said[-1][1].strip():
-        raise no("the last one must be from the user and have a text")
-    if any(role == "system" for role, _ in said):
-        raise no("a system text can only come first")
-    if not template.chat and (system or len(said) > 1):
-        what = "a system text" if system else "several turns"
-        raise no(
-            f"the model was tuned with the template {template.name}, which has no place for {what}; send one user message"
-        )
-    return Example(said[-1][1], input or "", system=system, context=tuple(said[:-1]))
+    Args:
+        worker: that makes the answer.
+        job: the prompt, which the worker has already.
+        request: what was asked for.
+        seconds: the time of a request.
+    """
 
-
-# %% ../../../nbs/workshop/12_app.ipynb #shapes
-class Stripped:
-    """Pieces in, pieces out that joined are the whole text without white space at its ends, as `run.answer` gives it."""
-
-    def __init__(self):
-        self.held, self.begun = "", False
-
-    def __call__(self, piece: str) -> str:
-        text = self.held + piece if self.begun else piece.lstrip()
-        kept = text.rstrip()
-        self.held, self.begun = text[len(kept) :], self.begun or bool(kept)
-        return kept
-
-
-# %% ../../../nbs/workshop/12_app.ipynb #shape
-def usage(prompt: int, completion: int) -> dict:
-    """The tokens of a request, as OpenAI counts them."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
-
-
-class Shape:
-    """The JSON of the replies to one request: of a chat or of a raw prompt, whole or in chunks."""
-
-    def __init__(self, body: Asked):
-        self.chat, self.counts = (
-            isinstance(body, ChatRequest),
-            bool(body.stream_options and body.stream_options.include_usage),
-        )
-        self.head = {
-            "id": ("chatcmpl-" if self.chat else "cmpl-") + secrets.token_hex(12),
-            "created": int(time.time()),
-            "model": body.model,
-        }
-
-    def whole(self, text: str, reason: str, counts: dict) -> dict:
-        """The one object of a reply that is not streamed."""
-        said = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}}
-            if self.chat
-            else {"text": text}
-        )
-        choice = {"index": 0, "logprobs": None, "finish_reason": reason} | said
-        return self.head | {
-            "object": "chat.completion" if self.chat else "text_completion",
-            "choices": [choice],
-            "usage": counts,
-        }
-
-    def chunk(self, text: str | None, reason: str | None = None, first: bool = False) -> dict:
-        """One object of a stream: a piece of text, or at the end the reason alone."""
-        delta = (
-            {
-                "delta": ({"role": "assistant"} if first else {})
-                | ({} if text is None else {"content": text})
-            }
-            if self.chat
-            else {"text": text or ""}
-        )
-        choice = {"index": 0, **delta, "logprobs": None, "finish_reason": reason}
-        return (
-            self.head
-            | {
-                "object": "chat.completion.chunk" if self.chat else "text_completion",
-                "choices": [choice],
-            }
-            | ({"usage": None} if self.counts else {})
-        )
-
-
-# %% ../../../nbs/workshop/12_app.ipynb #reply
-class Reply(Response):
-    """An answer while it is made. It ends the job when the client goes away, and never takes longer than twice the time of a request,
-    however slowly its reader reads. Its kinds have `write`, called as an ASGI application."""
-
-    def __init__(self, worker: Worker, job: Job, body: Asked, seconds: float):
+    def __init__(self, worker: Worker, job: Job, request: GenerationParams, seconds: float):
         super().__init__()
-        self.worker, self.job, self.seconds, self.shape = worker, job, seconds, Shape(body)
-        self.strip = Stripped() if self.shape.chat else str
+        self.worker = worker
+        self.job = job
+        self.seconds = seconds
+        self.json = ResponseBody(request)
+        self.strip = StripStream() if self.json.is_chat else str
 
-    async def event(self):
+    async def next_event(self) -> str | Finished | APIError | None:
         """The next event of the job."""
+        remaining = self.job.deadline + 0.1 * self.seconds - time.monotonic()
         try:
-            async with asyncio.timeout(self.job.deadline + 0.1 * self.seconds - time.monotonic()):
+            async with asyncio.timeout(remaining):
                 return await self.job.events.get()
         except TimeoutError:
-            return late()
+            return timeout_error()
 
     async def watch(self, receive) -> None:
         """Wait until the client has gone, then end the job."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.job.over.set()
+        self.job.cancelled.set()
         self.job.events.put_nowait(None)
 
+    def count(self, scope, tokens: int) -> dict[str, int]:
+        """The tokens of the request; they go into the log too."""
+        scope["usage"] = token_usage(len(self.job.ids), tokens)
+        return scope["usage"]
+
     async def __call__(self, scope, receive, send) -> None:
-        gone = asyncio.create_task(self.watch(receive))
+        watcher = asyncio.create_task(self.watch(receive))
         try:
             async with asyncio.timeout(2 * self.seconds):  # a reader that is slow without end
                 await self.write(scope, receive, send)
         except TimeoutError:
             pass
         finally:
-            gone.cancel()
-            self.worker.drop(self.job)
+            watcher.cancel()
+            self.worker.queue.cancel(self.job)
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #written
-class Whole(Reply):
+# %% ../../../nbs/workshop/12_app.ipynb #responses
+class FullResponse(CompletionResponse):
     """An answer as one JSON object."""
 
     async def write(self, scope, receive, send) -> None:
-        texts = []
-        while isinstance(event := await self.event(), str):
-            texts.append(self.strip(event))
+        """Collect the pieces, then answer."""
+        pieces = []
+        while isinstance(event := await self.next_event(), str):
+            pieces.append(self.strip(event))
         if event is None:  # the client has gone
             return
-        if isinstance(event, Refusal):
-            return await event.reply()(scope, receive, send)
-        scope["tokens"] = counts = usage(len(self.job.ids), event.tokens)
-        await JSONResponse(self.shape.whole("".join(texts), event.reason, counts))(
-            scope, receive, send
-        )
+        if isinstance(event, APIError):
+            response = event.response()
+        else:
+            usage = self.count(scope, event.tokens)
+            response = JSONResponse(self.json.whole("".join(pieces), event.reason, usage))
+        await response(scope, receive, send)
 
 
-class Streamed(Reply):
+class StreamResponse(CompletionResponse):
     """An answer as server-sent events."""
 
     async def write(self, scope, receive, send) -> None:
-        text = lambda data: data if isinstance(data, str) else json.dumps(data)
-        out = lambda data: send(
-            {
-                "type": "http.response.body",
-                "body": f"data: {text(data)}\n\n".encode(),
-                "more_body": True,
-            }
-        )
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
-            }
-        )
-        if self.shape.chat:
-            await out(self.shape.chunk("", first=True))
-        while isinstance(event := await self.event(), str):
+        """Send each piece as it comes."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if self.json.is_chat:
+            await self.send_event(send, self.json.chunk("", first=True))
+        while isinstance(event := await self.next_event(), str):
             if piece := self.strip(event):
-                await out(self.shape.chunk(piece))
-        if event is None:
+                await self.send_event(send, self.json.chunk(piece))
+        if event is None:  # the client has gone
             return
-        if isinstance(event, Refusal):
-            await out(event.body)
+        if isinstance(event, APIError):
+            await self.send_event(send, event.body)
         else:
-            scope["tokens"] = counts = usage(len(self.job.ids), event.tokens)
-            last = self.shape.chunk(None, event.reason)
-            await out(last)
-            if self.shape.counts:
-                await out(last | {"choices": [], "usage": counts})
-            await out("[DONE]")
+            await self.write_end(scope, send, event)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def write_end(self, scope, send, event: Finished) -> None:
+        """The last events: why it ended, how many tokens if that was asked, and [DONE]."""
+        usage = self.count(scope, event.tokens)
+        last = self.json.chunk(None, event.reason)
+        await self.send_event(send, last)
+        if self.json.include_usage:
+            await self.send_event(send, last | {"choices": [], "usage": usage})
+        await self.send_event(send, "[DONE]")
 
-# %% ../../../nbs/workshop/12_app.ipynb #desk
-def sampling(body: Asked) -> Sampling:
-    """How the tokens of a request are chosen: greedy unless it names a temperature; a seed is drawn where it names none."""
-    given = {
-        k: v
-        for k in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        if (v := getattr(body, k)) is not None
-    }
-    if (
-        given.get("temperature", 0) < 1e-4
-    ):  # as good as greedy, and scores divided by less would overflow
-        given["temperature"] = 0.0
-    return Sampling(
-        **given, seed=secrets.randbits(32) if body.seed is None else body.seed % (1 << 64)
-    )
+    async def send_event(self, send, data: dict | str) -> None:
+        """One server-sent event."""
+        text = data if isinstance(data, str) else json.dumps(data)
+        body = f"data: {text}\n\n".encode()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-class Desk:
-    """What the addresses share: the model, its worker and the limits. held: tokens that fit into the model, prompt and answer together."""
+# %% ../../../nbs/workshop/12_app.ipynb #server-state
+class ServerState:
+    """What the addresses share.
 
-    def __init__(self, served: Served, worker: Worker, limits: Limits):
-        self.served, self.worker, self.limits, self.lock = served, worker, limits, asyncio.Lock()
-        self.held = context(served.model) or 1 << 15
+    Args:
+        served: the model.
+        worker: that makes its answers.
+        limits: of a request.
 
-    def known(self, name: str) -> None:
-        """Errors: Refusal 404 for a name that is not of the one model here."""
+    Attributes:
+        context_length: the tokens that fit into the model, prompt and answer together.
+    """
+
+    def __init__(self, served: ServedModel, worker: Worker, limits: Limits):
+        self.served = served
+        self.worker = worker
+        self.limits = limits
+        self.lock = asyncio.Lock()
+        self.context_length = context(served.model) or 1 << 15
+
+    def check_model(self, name: str) -> None:
+        """APIError 404 for a name that is not of the one model here."""
         if name not in self.served.names:
-            raise Refusal(
+            raise APIError(
                 404,
-                f"the model {name[:100]!r} does not exist here; this server has {', '.join(self.served.names)}",
+                f"the model {name[:100]!r} does not exist here; "
+                f"this server has {', '.join(self.served.names)}",
                 param="model",
                 code="model_not_found",
             )
 
-    async def ids(self, make) -> list[int]:
-        """What `make` returns, tokenized beside the event loop and one at a time: the tokenizer has a state. Errors: Refusal 400."""
+    async def tokenize(self, function: Callable[[], list]) -> list:
+        """What `function` returns, called beside the event loop and one at a time.
+
+        Raises:
+            APIError: 400 for a text that the tokenizer cannot take apart.
+        """
         async with self.lock:
             try:
-                return await asyncio.to_thread(make)
+                return await asyncio.to_thread(function)
             except RecursionError:
-                raise Refusal(
-                    400, "the prompt writes too many control tokens as text; shorten it"
-                ) from None
+                message = "the prompt writes too many control tokens as text; shorten it"
+                raise APIError(400, message) from None
 
-    def answer(self, body: Asked, ids: list[int], most: int | None, default: int) -> Reply:
-        """Hand a prompt to the worker; the reply waits for it. most: tokens that were asked for. Errors: Refusal 400 when they do not fit, 429, 503."""
-        longest, room = (
-            min(self.limits.prompt or self.held, self.held - 1),
-            min(self.held - len(ids), self.limits.output),
-        )
+    def check_lengths(self, ids: list[int], max_tokens: int | None, param: str) -> int:
+        """The new tokens that are possible after a prompt.
+
+        Args:
+            ids: the prompt.
+            max_tokens: that were asked for.
+            param: the field of the request that holds the prompt.
+
+        Raises:
+            APIError: 400 when the prompt or what was asked for does not fit.
+        """
+        longest = min(self.limits.prompt_tokens or self.context_length, self.context_length - 1)
         if not 1 <= len(ids) <= longest:
-            raise Refusal(
+            raise APIError(
                 400,
                 f"the prompt has {len(ids):,} tokens, and from 1 to {longest:,} are possible",
                 code="context_length_exceeded",
-                param="messages" if isinstance(body, ChatRequest) else "prompt",
+                param=param,
             )
-        if most and most > room:
-            raise Refusal(
+        room = min(self.context_length - len(ids), self.limits.output_tokens)
+        if max_tokens and max_tokens > room:
+            raise APIError(
                 400,
-                f"max_tokens {most:,}: after this prompt of {len(ids):,} tokens at most {room:,} are possible",
+                f"max_tokens {max_tokens:,}: after this prompt of {len(ids):,} tokens at most "
+                f"{room:,} are possible",
                 param="max_tokens",
                 code="max_tokens_too_large",
             )
-        stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+        return room
+
+    def respond(
+        self, request: GenerationParams, ids: list[int], max_tokens: int | None, default: int
+    ) -> CompletionResponse:
+        """Hand a prompt to the worker; the response waits for it.
+
+        Args:
+            request: what was asked for.
+            ids: the prompt.
+            max_tokens: that were asked for.
+            default: new tokens where none were.
+
+        Raises:
+            APIError: 400 when they do not fit, 429 or 503 when the queue takes no more.
+        """
+        param = "messages" if isinstance(request, ChatCompletionRequest) else "prompt"
+        room = self.check_lengths(ids, max_tokens, param)
         job = Job(
             ids,
-            most or min(default, room),
-            time.monotonic() + self.limits.seconds,
-            stop,
-            sampling(body),
-            body.model != self.served.name,
+            max_tokens or min(default, room),
+            deadline=time.monotonic() + self.limits.request_seconds,
+            stop=request.stop_strings(),
+            sampling=request.to_sampling(),
+            use_base=request.model != self.served.name,
         )
-        self.worker.submit(job)
-        return (Streamed if body.stream else Whole)(self.worker, job, body, self.limits.seconds)
+        self.worker.queue.submit(job)
+        kind = StreamResponse if request.stream else FullResponse
+        return kind(self.worker, job, request, self.limits.request_seconds)
 
 
 # %% ../../../nbs/workshop/12_app.ipynb #handlers
-def _handlers(app: FastAPI) -> None:
-    """Every exception as a `Refusal`."""
+def _add_error_handlers(app: FastAPI) -> None:
+    """Answer every exception with an `APIError`."""
 
-    @app.exception_handler(Refusal)
+    @app.exception_handler(APIError)
     async def refused(_, error):
-        return error.reply()
+        return error.response()
 
     @app.exception_handler(InputError)
-    async def wrong(_, error):
-        return Refusal(400, str(error)).reply()
+    async def wrong_input(_, error):
+        return APIError(400, str(error)).response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_, error):
-        return told(error.errors()).reply()
+    async def wrong_type(_, error):
+        return validation_error(error.errors()).response()
 
     @app.exception_handler(HTTPException)
-    async def http(_, error):
-        return Refusal(
-            error.status_code, str(error.detail), headers=dict(error.headers or {})
-        ).reply()
+    async def wrong_address(_, error):
+        headers = dict(error.headers or {})
+        return APIError(error.status_code, str(error.detail), headers=headers).response()
 
     @app.exception_handler(Exception)
     async def failed(_, error):
-        return Refusal(500, "the server failed on this request", code="internal").reply()
+        return APIError(500, "the server failed on this request", code="internal").response()
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #asking
-ERRORS = {"4XX": {"model": Error}, "5XX": {"model": Error}}  # for the description of the interface
-
-
-def _asking(app: FastAPI, desk: Desk) -> None:
-    """The addresses that take a question."""
-    served, vocabulary = desk.served, desk.served.model.config.get_text_config().vocab_size
-    answers = ERRORS | {
-        200: {
-            "description": "the answer",
-            "content": {"application/json": {}, "text/event-stream": {}},
-        }
+# %% ../../../nbs/workshop/12_app.ipynb #generation-routes
+# for the description of the interface
+ERRORS = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
+ANSWERS = ERRORS | {
+    200: {
+        "description": "the answer",
+        "content": {"application/json": {}, "text/event-stream": {}},
     }
+}
 
-    @app.post("/v1/chat/completions", responses=answers)
-    async def chat_completions(body: ChatRequest):
-        supported(body.model_extra)
-        desk.known(body.model)
-        row = example(served.template, body.messages, body.input)
-        ids = await desk.ids(lambda: templates.prompt(served.template, served.coder, row))
-        return desk.answer(body, ids, body.max_completion_tokens or body.max_tokens, 256)
 
-    @app.post("/v1/completions", responses=answers)
-    async def completions(body: TextRequest):
-        supported(body.model_extra)
-        desk.known(body.model)
-        ids = (
-            body.prompt
-            if isinstance(body.prompt, list)
-            else await desk.ids(lambda: served.coder(body.prompt).input_ids)
-        )
-        if any(i >= vocabulary for i in ids):
-            raise Refusal(
-                400, "prompt: a token id is not in the model's vocabulary", param="prompt"
-            )
-        return desk.answer(body, list(ids), body.max_tokens, 16)
+def _add_generation_routes(app: FastAPI, state: ServerState) -> None:
+    """The addresses that take a question."""
+    served = state.served
+    tokenizer = served.prompt_tokenizer
+    vocabulary_size = served.model.config.get_text_config().vocab_size
+
+    @app.post("/v1/chat/completions", responses=ANSWERS)
+    async def chat_completions(body: ChatCompletionRequest):
+        check_supported(body.model_extra)
+        state.check_model(body.model)
+        row = to_example(served.template, body.messages, body.input)
+        ids = await state.tokenize(lambda: templates.prompt(served.template, tokenizer, row))
+        return state.respond(body, ids, body.max_completion_tokens or body.max_tokens, 256)
+
+    @app.post("/v1/completions", responses=ANSWERS)
+    async def completions(body: CompletionRequest):
+        check_supported(body.model_extra)
+        state.check_model(body.model)
+        ids = body.prompt
+        if isinstance(ids, str):
+            ids = await state.tokenize(lambda: tokenizer(body.prompt).input_ids)
+        if any(token >= vocabulary_size for token in ids):
+            message = "prompt: a token id is not in the model's vocabulary"
+            raise APIError(400, message, param="prompt")
+        return state.respond(body, list(ids), body.max_tokens, 16)
 
     @app.post("/v1/xray", responses=ERRORS)
     async def xray(body: XrayRequest) -> dict:
-        desk.known(body.model)
-        row = example(served.template, body.messages, body.input)
-        return {
-            "object": "xray",
-            "tokens": await desk.ids(
-                lambda: chat.xray(served.template, served.coder, row, body.answer, most=desk.held)
-            ),
-        }
+        state.check_model(body.model)
+        row = to_example(served.template, body.messages, body.input)
+        limit = state.context_length
+        tokens = await state.tokenize(
+            lambda: chat.xray(served.template, tokenizer, row, body.answer, max_tokens=limit)
+        )
+        return {"object": "xray", "tokens": tokens}
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #looking
-def _looking(app: FastAPI, desk: Desk) -> None:
+# %% ../../../nbs/workshop/12_app.ipynb #information-routes
+def _add_information_routes(app: FastAPI, state: ServerState) -> None:
     """The addresses that ask nothing of the model."""
 
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> dict:
-        return {"object": "list", "data": desk.served.models()}
+        return {"object": "list", "data": state.served.models()}
 
     @app.get("/v1/models/{name}", responses=ERRORS)
     async def model(name: str) -> dict:
-        desk.known(name)
-        return next(m for m in desk.served.models() if m["id"] == name)
+        state.check_model(name)
+        return next(m for m in state.served.models() if m["id"] == name)
 
     @app.get("/health", responses=ERRORS)
     async def health() -> dict:
-        if desk.worker.closed or not desk.worker.thread.is_alive():
-            raise Refusal(503, "the worker has ended", code="closing")
+        if not state.worker.alive:
+            raise APIError(503, "the worker has ended", code="closing")
         return {"status": "ok"}
 
     @app.get("/", include_in_schema=False)
@@ -442,9 +364,18 @@ def _looking(app: FastAPI, desk: Desk) -> None:
         )
 
 
-# %% ../../../nbs/workshop/12_app.ipynb #build
-def build(served: Served, worker: Worker, *, access: Access = Access(), limits: Limits = Limits()):
-    """The ASGI application: FastAPI's routes behind a `Gate`."""
+# %% ../../../nbs/workshop/12_app.ipynb #app-build
+def build(
+    served: ServedModel, worker: Worker, *, access: Access = Access(), limits: Limits = Limits()
+) -> AccessMiddleware:
+    """The ASGI application: FastAPI's routes behind an `AccessMiddleware`.
+
+    Args:
+        served: the model.
+        worker: that makes its answers.
+        access: who may ask.
+        limits: how much.
+    """
     app = FastAPI(
         title="instruct_course",
         version="1",
@@ -453,177 +384,16 @@ def build(served: Served, worker: Worker, *, access: Access = Access(), limits: 
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    desk = Desk(served, worker, limits)
-    _handlers(app)
-    _asking(app, desk)
-    _looking(app, desk)
-    described = app.openapi()["components"]["schemas"]
-    for kind in (ChatRequest, TextRequest, XrayRequest):
-        described[kind.__name__]["properties"]["model"]["enum"] = (
-            served.names
-        )  # the description names the models that there are
-    inner = (
-        CORSMiddleware(
+    state = ServerState(served, worker, limits)
+    _add_error_handlers(app)
+    _add_generation_routes(app, state)
+    _add_information_routes(app, state)
+    # the description names the models that there are
+    schemas = app.openapi()["components"]["schemas"]
+    for request in (ChatCompletionRequest, CompletionRequest, XrayRequest):
+        schemas[request.__name__]["properties"]["model"]["enum"] = served.names
+    if access.origins:
+        app = CORSMiddleware(
             app, allow_origins=access.origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
-        if access.origins
-        else app
-    )
-    return Gate(inner, access, limits)
-
-
-# %% ../../../nbs/workshop/12_app.ipynb #reachable
-def reachable(host: str, port: int, key: str, origins=()) -> tuple:
-    """(address family, address, whether it is loopback) to serve on. Errors: InputError for what cannot or must not be served."""
-    if not re.fullmatch(r"[!-~]*", key):
-        raise InputError(
-            "the API key holds spaces or characters that no header can carry; choose another"
-        )
-    if bad := [o for o in origins if not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", o)]:
-        raise InputError(
-            f"--allow-origin {bad[0]}: name one origin in full and in small letters, such as https://example.org, without a path"
-        )
-    try:
-        if not 0 <= port < 1 << 16:  # getaddrinfo would take the rest of a division
-            raise OverflowError
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, OverflowError, UnicodeError):
-        raise InputError(
-            f"--host {host} --port {port}: there is no such address; use 127.0.0.1 and a port from 0 to 65535"
-        ) from None
-    loopback = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
-    if not (loopback or key):
-        raise InputError(
-            f"--host {host}: other machines could reach it, so it needs a key; name an environment variable that holds one with --api-key-env"
-        )
-    return family, address, loopback
-
-
-# %% ../../../nbs/workshop/12_app.ipynb #listening
-def _listening(family, address, seconds: float) -> socket.socket:
-    """A socket bound to the address. Errors: InputError when it cannot be had."""
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name != "nt":
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(
-            socket, "TCP_USER_TIMEOUT"
-        ):  # the kernel lets go of a client that reads nothing any more
-            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * seconds))
-        bound.bind(address)
-    except OSError as error:
-        bound.close()
-        raise InputError(
-            f"port {address[1]} of {address[0]} cannot be used ({error.strerror}); name another with --port"
-        ) from None
-    return bound
-
-
-# %% ../../../nbs/workshop/12_app.ipynb #server
-class Server:
-    """`with Server(served) as server:` answers on server.url until the block ends, from a thread of its own; port 0 takes a free one.
-
-    key: what clients must send; without one only loopback addresses are served. hosts, origins: see `Access`. Errors: InputError.
-    """
-
-    def __init__(
-        self,
-        served: Served,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        key: str = "",
-        hosts=(),
-        origins=(),
-        limits: Limits = Limits(),
-    ):
-        self.family, self.address, loopback = reachable(host, port, key, origins)
-        self.served, self.limits = served, limits
-        self.access = Access(
-            key.encode(), tuple(h.lower() for h in hosts), tuple(origins), loopback
-        )
-
-    def __enter__(self) -> "Server":
-        self.socket = _listening(self.family, self.address, self.limits.seconds)
-        host, port = self.socket.getsockname()[:2]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self.worker = Worker(self.served, self.limits.queue)
-        config = uvicorn.Config(
-            build(self.served, self.worker, access=self.access, limits=self.limits),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=512,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=2,
-        )
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [self.socket]}, name="server", daemon=True
-        )
-        self.thread.start()
-        while not self.server.started and self.thread.is_alive():
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.worker.close()
-        self.server.should_exit = True
-        self.thread.join(10)
-        self.socket.close()
-
-    def wait(self) -> None:
-        """Until Ctrl-C or SIGTERM; from the main thread."""
-        over = threading.Event()
-        before = {
-            s: signal.signal(s, lambda *_: over.set()) for s in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            while self.thread.is_alive() and not over.wait(0.5):
-                pass
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
-
-
-# %% ../../../nbs/workshop/12_app.ipynb #forever
-def forever(
-    folder: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    api_key_env: str | None = None,
-    origins=(),
-    hosts=(),
-    limits: Limits = Limits(),
-    quiet: bool = False,
-    allow_mismatch: bool = False,
-) -> None:
-    """Serve a folder until Ctrl-C or SIGTERM: what `instruct-course serve` does. api_key_env: the environment variable with the key. Errors: InputError."""
-    key = os.environ.get(api_key_env, "") if api_key_env else ""
-    if api_key_env and not key:
-        raise InputError(
-            f"--api-key-env {api_key_env}: this environment variable is not set; put a key into it, or leave the option out"
-        )
-    Server(
-        None, host=host, port=port, key=key, origins=origins, hosts=hosts, limits=limits
-    )  # refused before the model is loaded
-    served, lines = open_served(folder, allow_mismatch=allow_mismatch), logging.StreamHandler()
-    lines.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(lines)
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
-    with Server(
-        served, host=host, port=port, key=key, origins=origins, hosts=hosts, limits=limits
-    ) as server:
-        print(
-            f"{' and '.join(served.names)} on {server.url}: the chat page there, OpenAI's clients at {server.url}/v1; Ctrl-C ends it",
-            flush=True,
-        )
-        server.wait()
-    log.removeHandler(lines)
+    return AccessMiddleware(app, access, limits)

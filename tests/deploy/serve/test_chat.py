@@ -1,4 +1,7 @@
-"""The chat page in a real browser: what it shows, sends and refuses to run. Skipped where there is no chromium."""
+"""The chat page in a real browser: what it shows, sends and refuses to run.
+
+Skipped where there is no chromium.
+"""
 
 import shutil
 import threading
@@ -10,10 +13,13 @@ import torch
 from instruct_course import run as runs
 from instruct_course.data import template as templates
 from instruct_course.data.example import Example
-from instruct_course.deploy.serve import app, chat, queue
-from instruct_course.generate import Sampling
+from instruct_course.deploy.serve import chat
+from instruct_course.deploy.serve.queue import ServedModel
+from instruct_course.deploy.serve.server import Server
+from instruct_course.detokenizer import Detokenizer
 from instruct_course.model import lora
 from instruct_course.model.load import load_base
+from instruct_course.sampling import Sampling
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +37,10 @@ INSTRUCTION, INPUT = "把这个词翻译成英文。", "猫"
 
 @pytest.fixture(scope="module")
 def run():
-    """Nano with an adapter of random numbers, as a run: it says something else than the base, and needs no training."""
+    """Nano with an adapter of random numbers, as a run.
+
+    It says something else than the base, and needs no training.
+    """
     base, template = load_base("nano"), templates.named("article")
     model = lora.attach(base.model, lora_r=4).eval()
     generator = torch.Generator().manual_seed(0)
@@ -39,22 +48,19 @@ def run():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
-    return runs.Run(
-        Path("nano-tuned"),
-        {},
-        _loaded={"model": model, "tokenizer": base.tokenizer, "template": template},
-    )
+    loaded = runs.LoadedRun(model, base.tokenizer, template)
+    return runs.Run(Path("nano-tuned"), {}, loaded=[loaded])
 
 
 @pytest.fixture(scope="module")
 def served(run):
     model, tokenizer, template = run.ready()
-    return app.Served(run.path.name, model, tokenizer, template)
+    return ServedModel(run.path.name, model, tokenizer, template)
 
 
 @pytest.fixture(scope="module")
 def server(served):
-    with app.Server(served) as server:
+    with Server(served) as server:
         yield server
 
 
@@ -72,7 +78,10 @@ def browser():
 
 @pytest.fixture
 def opened(browser, server):
-    """A function that opens the page; afterwards it must have asked nobody but the server, and logged no error but a refused request."""
+    """A function that opens the page.
+
+    Afterwards it must have asked nobody but the server, and logged no error but a refused request.
+    """
     pages = []
 
     def call(url=None, **options):
@@ -185,19 +194,14 @@ def test_the_keyboard(opened, served):
 
 
 def test_text_is_never_markup(opened, served, monkeypatch):
-    """Neither what is asked nor what a model says becomes a part of the page, and no script runs but the page's own."""
+    """Neither what is asked nor what a model says becomes a part of the page, and no script runs
+    but the page's own."""
     page = opened()
     bad = (
         "<img src=x onerror=document.title='owned'><script>document.title='owned'</script><b>b</b>"
     )
-    reader = queue._Reader
-    monkeypatch.setattr(
-        queue,
-        "_Reader",
-        lambda *a: type(
-            "Says", (reader,), {"add": lambda self, token: "", "rest": lambda self: bad}
-        )(*a),
-    )
+    monkeypatch.setattr(Detokenizer, "add", lambda self, token: "")
+    monkeypatch.setattr(Detokenizer, "finish", lambda self: bad)
     ask(page, bad, bad)
     assert (
         page.inner_text("[data-role=tuned] .text") == bad
@@ -205,7 +209,8 @@ def test_text_is_never_markup(opened, served, monkeypatch):
         and page.title() == served.name
     )
     assert page.evaluate(
-        "(() => { try { document.body.innerHTML = '<b>b</b>'; return false } catch { return true } })()"
+        "(() => { try { document.body.innerHTML = '<b>b</b>'; return false }"
+        " catch { return true } })()"
     )  # trusted types
     _, policy = chat.page()
     assert (
@@ -216,7 +221,7 @@ def test_text_is_never_markup(opened, served, monkeypatch):
 
 
 def test_a_key_stays_in_memory(browser, opened, served):
-    with app.Server(served, key="page-key") as server:
+    with Server(served, key="page-key") as server:
         page = opened(server.url)
         page.wait_for_selector("details[open]")
         assert "API key" in page.inner_text("#answers")
@@ -273,9 +278,12 @@ def test_an_xray_is_what_training_sees(nano, name, ex):
         label != templates.IGNORE_INDEX for label in row.labels
     ]
     assert [t["who"] == "response" for t in tokens] == [t["learnt"] for t in tokens]
-    said = lambda who: nano.tokenizer.decode(
-        [t["id"] for t in tokens if t["who"] == who], skip_special_tokens=False
-    ).strip()
+
+    def said(who):
+        return nano.tokenizer.decode(
+            [t["id"] for t in tokens if t["who"] == who], skip_special_tokens=False
+        ).strip()
+
     assert (said("instruction"), said("input")) == (ex.instruction, ex.input.strip())
     assert [t["id"] for t in chat.xray(template, nano.tokenizer, ex)] == templates.prompt(
         template, nano.tokenizer, ex
