@@ -20,7 +20,7 @@ from instruct_course.data.template import Encoded
 from instruct_course.evaluate import metrics
 from instruct_course.model import lora, quantize
 from instruct_course.train import engine, loop
-from instruct_course.train.batch import collate
+from instruct_course.train.batch import batches, collate
 
 
 def rows_of(base, n=24, split="train"):
@@ -205,10 +205,10 @@ def test_a_fresh_adapter_changes_nothing(fresh):
     epoch=st.integers(0, 3),
 )
 def test_batches_hold_every_row_once_and_fit(lengths, room, epoch):
-    got = loop.batches(lengths, room, seed=1, epoch=epoch)
+    got = batches(lengths, room, seed=1, epoch=epoch)
     assert sorted(i for b in got for i in b) == list(range(len(lengths)))
     assert all(len(b) == 1 or max(lengths[i] for i in b) * len(b) <= room for b in got)
-    assert got == loop.batches(lengths, room, seed=1, epoch=epoch)
+    assert got == batches(lengths, room, seed=1, epoch=epoch)
 
 
 def test_decay_rises_then_falls_to_nearly_zero():
