@@ -12,7 +12,6 @@ EXCEPTIONS = {
         "nbs/06_quantize.ipynb",
         "nbs/07_lora.ipynb",
         "nbs/08_train.ipynb",
-        "nbs/09_generate.ipynb",
         "nbs/10_evaluate.ipynb",
         "nbs/10b_compare.ipynb",
         "nbs/13_seven_b.ipynb",
