@@ -32,14 +32,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ..evaluate.answers import subsample
 
 from ..common.errors import InputError
 from ..common.files import write_folder, write_json
 from ..common.memory import Peak
-from ..common.quiet import quiet_transformers
 from ..common.progress import Progress
+from ..common.quiet import quiet_transformers
+from ..config import EvalConfig
 from ..data import template as templates
-from ..evaluate.report import EvalConfig, _rows, subsample
+from ..evaluate.report import rows_to_judge
 from ..model import hub, lora, nf4
 from ..model.load import compute_dtype, load_base, weight_bytes
 from ..run import Run, open_run
@@ -386,7 +388,7 @@ REPORT_BYTES = 2e9  # of the trained model's log-probabilities, which lie in a s
 
 def _judge(run: Run, folders: dict[str, Path], scratch: Path, limit: int, say) -> dict:
     """{data, rows, tokens, trained, variants} for merge.json; loads one model at a time. Errors: InputError where one does not fit into memory."""
-    name, rows, _ = _rows(EvalConfig(str(run.path)), run)
+    name, rows, _ = rows_to_judge(EvalConfig(run=str(run.path)), run)
     model, tokenizer, template = run.ready()
     width, length = model.get_output_embeddings().weight.shape[0], run.made["config"]["max_length"]
     encoded = [
