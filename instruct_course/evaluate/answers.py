@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
-from .contamination import Overlap
-
 from .. import generate
 from ..common.errors import InputError
 from ..data import template as templates
 from ..data.example import Example
-from . import metrics
-from ..generate import Completion
 from ..train import loop
+
+# isort: split
+from . import metrics
+from .contamination import Overlap
 
 
 # %% ../../nbs/workshop/10_answers.ipynb #measure
@@ -32,7 +32,7 @@ class Answers:
     """
 
     asked: list[Example]
-    completions: list[Completion]
+    completions: list[generate.Completion]
     rows: list[Example]
     losses: list[tuple[float, int]]
 
@@ -70,7 +70,7 @@ class Answers:
         """The `Answers` about `rows` whose `facts` were kept, without token ids."""
         return Answers(
             asked=[rows[i] for i, _, _ in facts["answers"]],
-            completions=[Completion([], text, reason) for _, text, reason in facts["answers"]],
+            completions=[generate.Completion([], *said) for _, *said in facts["answers"]],
             rows=list(rows),
             losses=[(nats, tokens) for nats, tokens in facts["losses"]],
         )
@@ -216,7 +216,7 @@ def _loss_change(before: Answers, after: Answers) -> dict | None:
 
 
 def _part_changes(field: str, rows: list[Example], matches) -> dict:
-    """The change of exact match in each task or split, at the level that lets all hold; Eq. 10.42."""
+    """The change of exact match in each task or split, at the level of Eq. 10.42."""
     names = sorted({getattr(ex, field) for ex in rows} - {""})
     out = {}
     for name in names:
@@ -322,7 +322,7 @@ def copied(found: Sequence[Overlap], rows: Sequence[Example], answers: Answers |
 
 
 def _scores_without(copies: set[Example], answers: Answers | None) -> dict | None:
-    """Scores of the answers to rows that are no copies; None where there are no copies or no rest."""
+    """Scores of the answers to rows that are no copies; None without copies, or without a rest."""
     if not answers or not copies:
         return None
     kept = [(text, ex) for ex, text in zip(answers.asked, answers.texts) if ex not in copies]

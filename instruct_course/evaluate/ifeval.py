@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from .checkers import CHECKS
-
 from ..common.errors import InputError
 from ..common.files import ASSETS
 from ..data.example import Example
+from .checkers import CHECKS
 from .metrics import interval
 
 

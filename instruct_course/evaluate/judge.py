@@ -33,10 +33,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .pairwise import count_pairs, outcome
-
 from ..common.errors import InputError
 from .metrics import units
+from .pairwise import count_pairs, outcome
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,9 @@ import json
 import re
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-
-from instruct_course.evaluate.answers import (
-    Answers,
-    best_prompt,
-    changes,
-    copied,
-    predict,
-    subsample,
-)
-from .contamination import contamination
 
 from .. import generate
 from ..common.errors import InputError
@@ -33,9 +22,20 @@ from ..common.text import HAN
 from ..config import EvalConfig
 from ..data import dataset
 from ..data.example import Example
-from . import ifeval, metrics
-from .judge import SYSTEM, Judge, Pair, compare
 from ..run import Run, open_run
+
+# isort: split
+from . import ifeval, metrics
+from instruct_course.evaluate.answers import (
+    Answers,
+    best_prompt,
+    changes,
+    copied,
+    predict,
+    subsample,
+)
+from .contamination import contamination
+from .judge import SYSTEM, Judge, Pair, compare
 
 
 # %% ../../nbs/workshop/10_report.ipynb #config
