@@ -310,7 +310,6 @@ EXCEPTIONS = {
         "instruct_course.train.loop",
         "instruct_course.train.loss",
         "instruct_course.verify",
-        "tools.export",
         "tools.make_font",
         "tools.make_nano",
         "tools.nano.__init__",
