@@ -52,6 +52,7 @@ class Export:
         context: tokens of prompt and answer together.
         allow_mismatch: go on where base or template are not those of the training.
         progress: shows what is done.
+        quiet: show no progress of a merge either.
     """
 
     inputs: MergeInputs
@@ -60,6 +61,7 @@ class Export:
     context: int
     allow_mismatch: bool
     progress: Progress
+    quiet: bool
 
     @property
     def name(self) -> str:
@@ -160,7 +162,7 @@ def _export_vllm(job: Export, folder: Path) -> dict:
         onto=job.onto,
         limit=0,
         allow_mismatch=job.allow_mismatch,
-        quiet=job.progress.quiet,
+        quiet=job.quiet,
     )
     start = folder / "serve.sh"
     start.write_text(serve_script(job.inputs, job.context), encoding="utf-8")
@@ -272,7 +274,15 @@ def export(
     _check_options(format, gguf_dtype, onto)
     inputs = merge_inputs(opened, allow_mismatch=allow_mismatch, say=progress.say)
     onto = choose_variants(opened.made["base"]["quantization"], onto)[0]
-    job = Export(inputs, gguf_dtype, onto, _context(inputs.base), allow_mismatch, progress)
+    job = Export(
+        inputs=inputs,
+        gguf_dtype=gguf_dtype,
+        onto=onto,
+        context=_context(inputs.base),
+        allow_mismatch=allow_mismatch,
+        progress=progress,
+        quiet=quiet,
+    )
     made = _new_manifest(job, format)
     try:
         with write_folder(out) as scratch:
