@@ -26,14 +26,7 @@ from ..run import Run, open_run
 
 # isort: split
 from . import ifeval, metrics
-from instruct_course.evaluate.answers import (
-    Answers,
-    best_prompt,
-    changes,
-    copied,
-    predict,
-    subsample,
-)
+from .answers import Answers, best_prompt, changes, copied, predict
 from .contamination import contamination
 from .judge import SYSTEM, Judge, Pair, compare
 
@@ -111,6 +104,9 @@ def _training_rows(config: EvalConfig, run: Run) -> list[Example] | None:
 
 
 # %% ../../nbs/workshop/10_report.ipynb #job
+from .answers import subsample
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What is put to which models. Everything in it has been checked; no model is loaded yet.
