@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,10 @@ def print_run(run, console: Console | None = None) -> None:
     for part in describe_run(run.report):
         console.print(part, highlight=False)
     console.print(
-        f"Talk to it:  instruct-course chat --run {run.path}", highlight=False, soft_wrap=True
+        f"Talk to it:  instruct-course chat --run {run.path}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -42,6 +46,7 @@ def print_evaluation(report: dict, folder: Path, console: Console | None = None)
     console.print(
         f"Written to {folder}: {files} ({report['seconds']:.0f} seconds).",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -212,7 +217,8 @@ def _left_out(bad: list[dict]) -> str:
     """Rows that were left out."""
     if not bad:
         return ""
-    return f"Left out as bad: {len(bad)} rows, first: row {bad[0]['row']}, {bad[0]['reason']}"
+    reason = escape(bad[0]["reason"])
+    return f"Left out as bad: {len(bad)} rows, first: row {bad[0]['row']}, {reason}"
 
 
 def _ifeval(name: str, scores: dict) -> str:
@@ -230,7 +236,8 @@ def _judged(report: dict, other: str) -> str:
     """What the judge said."""
     if not report["judge"]:
         return ""
-    return f"The judge: {summary(report['judge'], a=other, b=report['run'])}."
+    said = summary(report["judge"], a=other, b=report["run"])
+    return f"The judge: {escape(said)}."
 
 
 # ---- cells and rows
@@ -238,10 +245,10 @@ def _judged(report: dict, other: str) -> str:
 
 def _table(title: str, columns: list[str]) -> Table:
     """An empty table with a column of names and some of numbers."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     return table
 
 
@@ -272,7 +279,7 @@ def _add_parts(table: Table, models: list[dict]) -> None:
             table.add_section()
         for name, scores in last[kind].items():
             shares = [_percent(model[kind].get(name)) for model in models]
-            table.add_row(f"{title} {name}", *shares, str(scores["n"]))
+            table.add_row(escape(f"{title} {name}"), *shares, str(scores["n"]))
 
 
 def _change(changes: dict | None, what: str) -> str:
@@ -282,7 +289,7 @@ def _change(changes: dict | None, what: str) -> str:
     parts = [f"exact match {_difference(changes['exact_match'], 100)} points"]
     if changes["loss"]:
         parts.append(f"loss {_difference(changes['loss'], 1)}")
-    return f"{what}, on the same {changes['n']:,} rows: {', '.join(parts)}."
+    return f"{escape(what)}, on the same {changes['n']:,} rows: {', '.join(parts)}."
 
 
 def _difference(change: dict, unit: float) -> str:
