@@ -1,4 +1,4 @@
-"""Runs and evaluations as tables on a terminal."""
+"""Runs and evaluations as tables on a terminal, and as a picture."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from instruct_course.common.plots import chinese_plots
 from instruct_course.evaluate.pairwise import summary
 
-__all__ = ["describe_evaluation", "describe_run", "print_evaluation", "print_run"]
+__all__ = ["draw", "describe_evaluation", "describe_run", "print_evaluation", "print_run"]
 ANSWER_WIDTH = 160  # characters of an answer that are shown
 
 
@@ -297,3 +298,63 @@ def _difference(change: dict, unit: float) -> str:
     mean, low, high = (unit * change[key] for key in ("mean", "low", "high"))
     text = f"{mean:+.3g} \\[{low:+.3g} to {high:+.3g}]"
     return text if change["significant"] else f"{text} (not significant)"
+
+
+# ---- the picture
+
+
+def draw(report: dict, *, most: int = 24):
+    """Draw the exact match (%) of each task, else split, and of all rows, for each model.
+
+    Args:
+        report: evaluation.json.
+        most: show only so many tasks, those with the most rows.
+
+    Returns:
+        A matplotlib figure with 95 % intervals, which no window shows by itself.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chinese_plots()
+    after = report["after"]
+    kind = "tasks" if after["tasks"] else "splits"
+    names = sorted(after[kind], key=lambda name: -after[kind][name]["n"])[:most]
+    names.sort(key=lambda name: after[kind][name]["exact_match"])
+    places = [*names, "all rows"]
+    models = _models(report)
+    fig = Figure(figsize=(8, 1.6 + 0.34 * len(places)), layout="constrained")
+    FigureCanvasAgg(fig)
+    ax = fig.subplots()
+    for m, (label, scores) in enumerate(models.items()):
+        shift = 0.22 * (m - (len(models) - 1) / 2)
+        parts = [_part(scores, kind, place) for place in places]
+        points = [(y + shift, part) for y, part in enumerate(parts) if part]
+        _draw_model(ax, label, points)
+    counts = [(_part(after, kind, place) or {"n": 0})["n"] for place in places]
+    ax.set(
+        yticks=range(len(places)),
+        yticklabels=[f"{place}  (n = {n:,})" for place, n in zip(places, counts)],
+        xlim=(-2, 102),
+        xlabel="exact match (%), with 95 % intervals",
+        title=f"{report['run']}: {report['data']['name']}",
+    )
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return fig
+
+
+def _part(scores: dict, kind: str, place: str) -> dict | None:
+    """The scores of a task or split, or of all rows."""
+    return scores if place == "all rows" else scores[kind].get(place)
+
+
+def _draw_model(ax, label: str, points: list[tuple[float, dict]]) -> None:
+    """One model's marks, each with its interval."""
+    x = [100 * part["exact_match"] for _, part in points]
+    low = [100 * part["interval"]["exact_match"][0] for _, part in points]
+    high = [100 * part["interval"]["exact_match"][1] for _, part in points]
+    reach = [[a - b for a, b in zip(x, low)], [b - a for a, b in zip(x, high)]]
+    ax.errorbar(
+        x, [y for y, _ in points], xerr=reach, fmt="o", ms=5, lw=1.2, capsize=2, label=label
+    )
