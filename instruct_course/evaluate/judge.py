@@ -262,7 +262,6 @@ class Judge:
             logging.getLogger(name).setLevel(logging.WARNING)
         key = self._key()
         none = openai.Omit()
-        without_key = {} if key else {"Authorization": none}
         client = openai.DefaultHttpxClient(
             follow_redirects=False,
             trust_env=False,
@@ -275,7 +274,7 @@ class Judge:
             http_client=client,
             timeout=self.timeout,
             max_retries=0,
-            default_headers={"OpenAI-Organization": none, "OpenAI-Project": none} | without_key,
+            default_headers={"OpenAI-Organization": none, "OpenAI-Project": none},
         ) as made:
             yield made
 
@@ -322,10 +321,13 @@ class Judge:
         options = {"temperature": 0, "max_tokens": 1024} | self.options
         options = {key: value for key, value in options.items() if value is not None}
         create = client.chat.completions.with_streaming_response.create
+        headers = {} if self._key() else {"Authorization": openai.Omit()}
         deadline = time.monotonic() + self.timeout
         body = b""
         try:
-            with create(model=self.model, messages=chat, extra_body=options) as reply:
+            with create(
+                model=self.model, messages=chat, extra_body=options, extra_headers=headers
+            ) as reply:
                 for part in reply.iter_bytes():
                     body += part
                     if len(body) > MOST_BYTES:

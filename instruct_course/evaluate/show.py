@@ -1,14 +1,16 @@
-"""Runs and evaluations as tables on a terminal."""
+"""Runs and evaluations as tables on a terminal, and as a picture."""
 
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from instruct_course.common.plots import chinese_plots
 from instruct_course.evaluate.pairwise import summary
 
-__all__ = ["describe_evaluation", "describe_run", "print_evaluation", "print_run"]
+__all__ = ["draw", "describe_evaluation", "describe_run", "print_evaluation", "print_run"]
 ANSWER_WIDTH = 160  # characters of an answer that are shown
 
 
@@ -23,7 +25,10 @@ def print_run(run, console: Console | None = None) -> None:
     for part in describe_run(run.report):
         console.print(part, highlight=False)
     console.print(
-        f"Talk to it:  instruct-course chat --run {run.path}", highlight=False, soft_wrap=True
+        f"Talk to it:  instruct-course chat --run {run.path}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -42,6 +47,7 @@ def print_evaluation(report: dict, folder: Path, console: Console | None = None)
     console.print(
         f"Written to {folder}: {files} ({report['seconds']:.0f} seconds).",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -212,7 +218,8 @@ def _left_out(bad: list[dict]) -> str:
     """Rows that were left out."""
     if not bad:
         return ""
-    return f"Left out as bad: {len(bad)} rows, first: row {bad[0]['row']}, {bad[0]['reason']}"
+    reason = escape(bad[0]["reason"])
+    return f"Left out as bad: {len(bad)} rows, first: row {bad[0]['row']}, {reason}"
 
 
 def _ifeval(name: str, scores: dict) -> str:
@@ -230,7 +237,8 @@ def _judged(report: dict, other: str) -> str:
     """What the judge said."""
     if not report["judge"]:
         return ""
-    return f"The judge: {summary(report['judge'], a=other, b=report['run'])}."
+    said = summary(report["judge"], a=other, b=report["run"])
+    return f"The judge: {escape(said)}."
 
 
 # ---- cells and rows
@@ -238,10 +246,10 @@ def _judged(report: dict, other: str) -> str:
 
 def _table(title: str, columns: list[str]) -> Table:
     """An empty table with a column of names and some of numbers."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     return table
 
 
@@ -272,7 +280,7 @@ def _add_parts(table: Table, models: list[dict]) -> None:
             table.add_section()
         for name, scores in last[kind].items():
             shares = [_percent(model[kind].get(name)) for model in models]
-            table.add_row(f"{title} {name}", *shares, str(scores["n"]))
+            table.add_row(escape(f"{title} {name}"), *shares, str(scores["n"]))
 
 
 def _change(changes: dict | None, what: str) -> str:
@@ -282,7 +290,7 @@ def _change(changes: dict | None, what: str) -> str:
     parts = [f"exact match {_difference(changes['exact_match'], 100)} points"]
     if changes["loss"]:
         parts.append(f"loss {_difference(changes['loss'], 1)}")
-    return f"{what}, on the same {changes['n']:,} rows: {', '.join(parts)}."
+    return f"{escape(what)}, on the same {changes['n']:,} rows: {', '.join(parts)}."
 
 
 def _difference(change: dict, unit: float) -> str:
@@ -290,3 +298,63 @@ def _difference(change: dict, unit: float) -> str:
     mean, low, high = (unit * change[key] for key in ("mean", "low", "high"))
     text = f"{mean:+.3g} \\[{low:+.3g} to {high:+.3g}]"
     return text if change["significant"] else f"{text} (not significant)"
+
+
+# ---- the picture
+
+
+def draw(report: dict, *, most: int = 24):
+    """Draw the exact match (%) of each task, else split, and of all rows, for each model.
+
+    Args:
+        report: evaluation.json.
+        most: show only so many tasks, those with the most rows.
+
+    Returns:
+        A matplotlib figure with 95 % intervals, which no window shows by itself.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    chinese_plots()
+    after = report["after"]
+    kind = "tasks" if after["tasks"] else "splits"
+    names = sorted(after[kind], key=lambda name: -after[kind][name]["n"])[:most]
+    names.sort(key=lambda name: after[kind][name]["exact_match"])
+    places = [*names, "all rows"]
+    models = _models(report)
+    fig = Figure(figsize=(8, 1.6 + 0.34 * len(places)), layout="constrained")
+    FigureCanvasAgg(fig)
+    ax = fig.subplots()
+    for m, (label, scores) in enumerate(models.items()):
+        shift = 0.22 * (m - (len(models) - 1) / 2)
+        parts = [_part(scores, kind, place) for place in places]
+        points = [(y + shift, part) for y, part in enumerate(parts) if part]
+        _draw_model(ax, label, points)
+    counts = [(_part(after, kind, place) or {"n": 0})["n"] for place in places]
+    ax.set(
+        yticks=range(len(places)),
+        yticklabels=[f"{place}  (n = {n:,})" for place, n in zip(places, counts)],
+        xlim=(-2, 102),
+        xlabel="exact match (%), with 95 % intervals",
+        title=f"{report['run']}: {report['data']['name']}",
+    )
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return fig
+
+
+def _part(scores: dict, kind: str, place: str) -> dict | None:
+    """The scores of a task or split, or of all rows."""
+    return scores if place == "all rows" else scores[kind].get(place)
+
+
+def _draw_model(ax, label: str, points: list[tuple[float, dict]]) -> None:
+    """One model's marks, each with its interval."""
+    x = [100 * part["exact_match"] for _, part in points]
+    low = [100 * part["interval"]["exact_match"][0] for _, part in points]
+    high = [100 * part["interval"]["exact_match"][1] for _, part in points]
+    reach = [[a - b for a, b in zip(x, low)], [b - a for a, b in zip(x, high)]]
+    ax.errorbar(
+        x, [y for y, _ in points], xerr=reach, fmt="o", ms=5, lw=1.2, capsize=2, label=label
+    )
