@@ -21,7 +21,6 @@ __all__ = [
 import gc
 import math
 import weakref
-from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
