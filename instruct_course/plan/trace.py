@@ -21,7 +21,6 @@ __all__ = [
 import gc
 import math
 import weakref
-from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -337,7 +336,7 @@ def phases(count: LiveBytes) -> dict[str, np.ndarray]:
             phase.append(now.copy())
         else:
             now[part] -= sizes[-number]
-    return {name: np.array(rows) for name, rows in out.items()}
+    return {name: np.array(rows).reshape(-1, len(PARTS)) for name, rows in out.items()}
 
 
 def _label_what_stays(count: LiveBytes):
