@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Annotated
 
-import click
 import typer
 
 from instruct_course import config as configs
@@ -60,11 +59,9 @@ def _extra(name: str, kind: type, default, help: str) -> inspect.Parameter:
     return inspect.Parameter(name, keyword, default=default, annotation=annotation)
 
 
-def _given(values: dict) -> dict:
+def _given(context: typer.Context, values: dict) -> dict:
     """The options that stand on the command line itself, not those that are defaults."""
-    context = click.get_current_context()
-    default = click.core.ParameterSource.DEFAULT
-    return {k: v for k, v in values.items() if context.get_parameter_source(k) is not default}
+    return {k: v for k, v in values.items() if context.get_parameter_source(k).name != "DEFAULT"}
 
 
 def command(kind: type, *, name: str | None = None, json_help: str = "", yaml: bool = False):
@@ -83,13 +80,15 @@ def command(kind: type, *, name: str | None = None, json_help: str = "", yaml: b
         parameters.append(_extra("config", str | None, None, help))
     if json_help:
         parameters.append(_extra("json", bool, False, json_help))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("context", keyword, annotation=typer.Context))
 
     def decorate(function: Callable) -> Callable:
-        def call(**values):
+        def call(*, context: typer.Context, **values):
             file = values.pop("config", None) if yaml else None
             extra = {"as_json": values.pop("json")} if json_help else {}
             if file:
-                values |= read_yaml(file, kind) | _given(values)
+                values |= read_yaml(file, kind) | _given(context, values)
             made = kind(**values)
             check_options(made)
             try:
