@@ -251,22 +251,33 @@ def _push(exports, folder, made: dict, repository: str, yes: bool) -> None:
 @command(configs.PlanConfig, json_help="print JSON and nothing else")
 def plan(config: configs.PlanConfig, as_json: bool):
     """Say before any download what a training needs: memory, time, cost, and what saves memory."""
-    from instruct_course.plan import memory
+    from instruct_course.defaults import plan_for
 
-    made = memory.plan(config)
+    made = plan_for(config)
     if as_json:
         _print_json(made)
-    else:
-        memory.print_plan(made)
+        return
+    from rich.console import Console
+
+    from instruct_course.plan.memory import describe
+
+    Console(highlight=False).print(describe(made))
 
 
 @command(configs.RehearseConfig, json_help="print JSON and nothing else")
 def rehearse(config: configs.RehearseConfig, as_json: bool):
     """Train random weights of the true shape for some steps: measured beside planned."""
+    from instruct_course.defaults import setting_for
+    from instruct_course.plan import memory
     from instruct_course.plan import rehearse as rehearsals
 
-    made = rehearsals.rehearse_command(
-        config, say=lambda text: print(text, file=sys.stderr, flush=True)
+    made = rehearsals.rehearse(
+        config.model,
+        setting_for(config),
+        steps=config.steps,
+        products=not config.memory_only,
+        values=memory.config(config.model),
+        say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if as_json:
         _print_json(made)

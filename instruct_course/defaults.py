@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, replace
 
 from instruct_course.common.errors import InputError
-from instruct_course.config import TuneConfig
+from instruct_course.config import PlanConfig, RehearseConfig, TuneConfig
 from instruct_course.plan import memory as plans
+from instruct_course.plan.gpus import GPU, GPUS, machine
 
 __all__ = [
     "Budget",
@@ -13,7 +14,9 @@ __all__ = [
     "choose_template",
     "count_parameters",
     "fill_defaults",
+    "plan_for",
     "planned_shape",
+    "setting_for",
 ]
 TINY = 20e6  # parameters below which a model is a toy, as nano is
 LARGE = 1e9  # parameters above which a model is planned before it is loaded
@@ -111,3 +114,59 @@ def planned_shape(model: str) -> plans.Shape | None:
     except InputError:
         return None
     return shape if shape.parameters > LARGE else None
+
+
+def plan_for(config: PlanConfig) -> dict:
+    """What `tune` would do with a model on a GPU, by the same options and the same defaults.
+
+    Raises:
+        InputError: the model or the GPU is not known.
+    """
+    gpu = _find_gpu(config.gpu, config.memory)
+    values = plans.config(config.model)
+    parameters = plans.shape(config.model, values).parameters
+    asked = {
+        name: getattr(config, name)
+        for name in (
+            "max_length",
+            "batch_tokens",
+            "lora_r",
+            "micro_batches",
+            "gradient_checkpointing",
+        )
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    asked.setdefault("batch_tokens", BY_SIZE[size_of(parameters)]["batch_tokens"])
+    setting = plans.Setting(**asked)
+    return plans.plan(
+        config.model, gpu, setting, tokens=config.tokens, price=config.price, values=values
+    )
+
+
+def _find_gpu(name: str | None, memory: float | None) -> GPU:
+    """A GPU of the list, one that only its GB of memory are known of, or this machine's."""
+    if name is None:
+        if memory is None:
+            return machine()
+        return GPU(f"a GPU with {memory:g} GB", memory * 1e9, 0.0, "bfloat16")
+    if name.lower() not in GPUS:
+        raise InputError(f"--gpu {name}: use one of {', '.join(GPUS)}, or --memory with its GB")
+    gpu = GPUS[name.lower()]
+    return gpu if memory is None else replace(gpu, memory=memory * 1e9)
+
+
+def setting_for(config: RehearseConfig) -> plans.Setting:
+    """The settings of a rehearsal on this machine."""
+    import torch
+
+    from instruct_course.model.load import compute_dtype
+
+    return plans.Setting(
+        max_length=config.max_length,
+        batch_tokens=config.batch_tokens or config.max_length,
+        lora_r=config.lora_r,
+        micro_batches=config.micro_batches,
+        gradient_checkpointing=config.gradient_checkpointing,
+        dtype=config.dtype or str(compute_dtype("any")).removeprefix("torch."),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )

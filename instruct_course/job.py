@@ -22,6 +22,7 @@ from instruct_course.defaults import (
 )
 from instruct_course.model.load import Base
 from instruct_course.plan import memory as plans
+from instruct_course.plan.gpus import machine
 from instruct_course.run import LoadedRun, PartialRun, Run
 from instruct_course.train import loop
 from instruct_course.train.distributed import processes
@@ -218,7 +219,7 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
     shape = planned_shape(config.model)
     if shape is None or config.quantization != "nf4":
         return config
-    gpu = plans.machine()
+    gpu = machine()
     asked = plans.Setting(
         max_length=config.max_length,
         batch_tokens=config.batch_tokens,

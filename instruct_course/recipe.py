@@ -13,7 +13,7 @@ from instruct_course.data import dataset
 from instruct_course.data import template as templates
 from instruct_course.data.template import Template
 from instruct_course.defaults import choose_template, planned_shape
-from instruct_course.evaluate import report as reports
+from instruct_course.evaluate.answers import Answers, best_prompt, predict, subsample
 from instruct_course.evaluate.validation import Validation
 from instruct_course.job import Job, Rows, Student, parse_noise, prepare
 from instruct_course.model import lora
@@ -145,9 +145,9 @@ def _encode(job: Job, rows, source: str, base: Base, template: Template):
     return encoded, rows.select(kept)
 
 
-def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) -> reports.Answers:
+def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) -> Answers:
     """What the student says to the held-out rows, and what their responses cost it."""
-    return reports.ask(
+    return predict(
         student.model,
         student.base.tokenizer,
         student.template,
@@ -162,17 +162,17 @@ def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) 
     )
 
 
-def judge_base(job: Job, student: Student, rows: Rows) -> tuple[reports.Answers, dict] | None:
+def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict] | None:
     """(the base's answers, the scores of its best prompt); those that an earlier start kept."""
     if not job.is_first:
         return None
     if kept := job.partial.read("before.json"):
-        return reports.Answers.parse(kept, rows.examples), kept["best_prompt"]
+        return Answers.parse(kept, rows.examples), kept["best_prompt"]
     answers = _judge(job, student, rows, "base", job.budget.answers_before)
-    prompted = reports.best_prompt(
+    prompted = best_prompt(
         student.model,
         student.base.tokenizer,
-        reports.subsample(answers.asked, job.budget.prompted),
+        subsample(answers.asked, job.budget.prompted),
         rows.first_train(4000),
         max_new_tokens=min(job.budget.new_tokens, 48),
         progress=job.progress,

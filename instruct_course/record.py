@@ -12,7 +12,8 @@ from instruct_course.common.options import write_yaml
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.evaluate import metrics
-from instruct_course.evaluate import report as reports
+from instruct_course.evaluate.answers import Answers, changes, copied, subsample
+from instruct_course.evaluate.contamination import contamination
 from instruct_course.job import NOT_REMADE, Job, Rows, Student
 
 __all__ = ["save", "without_paths"]
@@ -47,7 +48,7 @@ def _report(job: Job, student: Student, rows: Rows, history, before, after) -> d
     answers, prompted = before
     examples = rows.examples
     train = [dataset.example(row) for row in rows.train]
-    copies = metrics.contamination(train, examples)
+    copies = contamination(train, examples)
     _warn_of_copies(job, copies, len(examples))
     seconds = {"training": history[-1]["seconds"], "all": time.perf_counter() - job.started}
     majority = None
@@ -60,8 +61,8 @@ def _report(job: Job, student: Student, rows: Rows, history, before, after) -> d
         "stopped": bool(history[-1].get("interrupted")) or after is None,
         "before": answers.scores() | {"best_prompt": prompted},
         "after": after and after.scores(),
-        "changes": after and reports.changes(answers, after),
-        "contamination": reports.copied(copies, examples, after),
+        "changes": after and changes(answers, after),
+        "contamination": copied(copies, examples, after),
         "majority_knowledge": majority,
         "samples": _samples(answers, after),
         "steps": len(history),
@@ -82,7 +83,7 @@ def _warn_of_copies(job: Job, copies: list, n: int) -> None:
         )
 
 
-def _samples(before: reports.Answers, after: reports.Answers | None, most: int = 8) -> list[dict]:
+def _samples(before: Answers, after: Answers | None, most: int = 8) -> list[dict]:
     """A few held-out rows with both models' answers."""
     said = dict(zip(after.asked, after.texts)) if after else {}
     pairs = [(ex, text) for ex, text in zip(before.asked, before.texts) if ex in said]
@@ -94,7 +95,7 @@ def _samples(before: reports.Answers, after: reports.Answers | None, most: int =
             "base": text,
             "tuned": said[ex],
         }
-        for ex, text in reports.subsample(pairs, most)
+        for ex, text in subsample(pairs, most)
     ]
 
 

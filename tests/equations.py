@@ -1,7 +1,8 @@
 """Which equations of a notebook are checked, and whether a check's library side calls a library.
 
-Names are followed through the cells in the order in which they run: each name carries the set of library calls that it was made from. The
-library side must add a call that the hand side does not have; copying, arithmetic and reshaping are no library.
+Names are followed through the cells in the order in which they run: each name carries the set of
+library calls that it was made from. The library side must add a call that the hand side does not
+have; copying, arithmetic and reshaping are no library.
 """
 
 import ast
@@ -74,14 +75,19 @@ COPIES = {
 
 
 class Follower:
-    """Walks code in order; `made[name]` is the set of library calls that a name was made from, `alias[name]` what it was imported as,
-    `walked` the names that a backward pass went through."""
+    """Walks code in order.
+
+    `made[name]` is the set of library calls that a name was made from, `alias[name]` what it was
+    imported as, and `walked` holds the names that a backward pass went through.
+    """
 
     def __init__(self):
-        self.made, self.alias, self.walked = {}, {}, set()
+        self.made = {}
+        self.alias = {}
+        self.walked = set()
 
     def dotted(self, node) -> str:
-        """`F.cross_entropy` as torch.nn.functional.cross_entropy; '' for anything that is not a chain of names."""
+        """`F.cross_entropy` as torch.nn.functional.cross_entropy; '' for what is no such chain."""
         if isinstance(node, ast.Name):
             return self.alias.get(node.id, "")
         if isinstance(node, ast.Attribute):
@@ -113,7 +119,8 @@ class Follower:
 
     def calls(self, node) -> set[str]:
         """All library calls that an expression is made from."""
-        out, comprehensions = set(), []
+        out = set()
+        comprehensions = []
         for n in ast.walk(node):
             if isinstance(n, ast.comprehension):
                 comprehensions.append(n)
@@ -214,15 +221,26 @@ class Follower:
                     yield from self.run(getattr(s, part, []))
 
 
+def count(n: int, word: str) -> str:
+    """ "1 check", "2 checks"."""
+    return f"{n} {word}" + ("" if n == 1 else "s")
+
+
 def problems(cells) -> list[str]:
-    """One sentence for each display equation without a tag, tag without exactly one check, check without a tag, check without a library."""
-    out, text = [], "\n".join(c.source for c in cells if c.cell_type == "markdown")
-    out += [
+    """What is wrong with a notebook's equations and checks.
+
+    One sentence for each display equation without a tag, tag without exactly one check, check
+    without a tag, and check without a library.
+    """
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    out = [
         f"a display equation has no tag: {e.strip()[:60]}"
         for e in re.findall(r"\$\$(.+?)\$\$", text, flags=re.S)
         if r"\tag{" not in e
     ]
-    tags, checks, follower = re.findall(r"\\tag\{([^}]+)\}", text), [], Follower()
+    tags = re.findall(r"\\tag\{([^}]+)\}", text)
+    checks = []
+    follower = Follower()
     for cell in cells:
         if cell.cell_type != "code":
             continue
@@ -235,10 +253,11 @@ def problems(cells) -> list[str]:
                 continue
             checks.append(check.args[0].value)
             if not follower.calls(check.args[2]) - follower.calls(check.args[1]):
+                side = ast.unparse(check.args[2])[:80]
                 out.append(
-                    f"({checks[-1]}) its library side calls no library that the hand side does not: {ast.unparse(check.args[2])[:80]}"
+                    f"({checks[-1]}) its library side calls no library "
+                    f"that the hand side does not: {side}"
                 )
-    count = lambda n, word: f"{n} {word}" + ("" if n == 1 else "s")
     out += [
         f"({t}) has {count(tags.count(t), 'equation')} and {count(checks.count(t), 'check')}"
         for t in sorted({*tags, *checks})

@@ -162,7 +162,15 @@ def test_the_course_extra_brings_what_notebooks_import():
                 source = re.sub(r"(?m)^\s*[%!]\w.*$", "", cell.source)
                 imported |= top_level_imports(source)
     # what comes with transformers, datasets, fastapi and ipykernel; google.colab is there on Colab
-    brought = {"numpy", "huggingface_hub", "tokenizers", "pyarrow", "starlette", "ipython"}
+    brought = {
+        "numpy",
+        "huggingface_hub",
+        "tokenizers",
+        "pyarrow",
+        "pydantic",
+        "starlette",
+        "ipython",
+    }
     here = {"instruct_course", "google", *sys.stdlib_module_names}
     imported = {name.lower() for name in imported} - {name.lower() for name in here}
     assert len(imported) > 10

@@ -122,19 +122,21 @@ def test_every_task_and_language_is_judged_by_30_rows():
 
 
 def test_unseen_inputs_are_unseen():
-    """No row is shown in training, nor its input with another wording of its task; what knowledge asks has its own test below."""
-    asked = lambda r: (r["instruction"], r["input"])
-    told = lambda r: (
-        r["task"],
-        r["input"]
-        or r["instruction"]
-        .removeprefix(r["wording"].split("{x}")[0])
-        .removesuffix(r["wording"].split("{x}")[-1]),
-    )
-    seen, inputs = (
-        {asked(r) for r in builtin("train")},
-        {told(r) for r in builtin("train") if r["task"] != "knowledge"},
-    )
+    """No row is shown in training, nor its input with another wording of its task.
+
+    What knowledge asks has its own test below.
+    """
+
+    def asked(r):
+        return r["instruction"], r["input"]
+
+    def told(r):
+        parts = r["wording"].split("{x}")
+        named = r["instruction"].removeprefix(parts[0]).removesuffix(parts[-1])
+        return r["task"], r["input"] or named
+
+    seen = {asked(r) for r in builtin("train")}
+    inputs = {told(r) for r in builtin("train") if r["task"] != "knowledge"}
     for split in ("inputs", "wordings", "dev", "knowledge"):
         for r in builtin(split):
             assert asked(r) not in seen and (r["task"] == "knowledge" or told(r) not in inputs), r
@@ -159,6 +161,15 @@ def test_unseen_wordings_share_no_run_with_training():
         assert not runs(r["wording"], r["lang"]) & trained[r["lang"]], r["wording"]
 
 
+def relation_of(wording, lang):
+    """The relation that a wording asks for."""
+    for n in tasks.RELATIONS:
+        groups = [*tasks.WORDINGS[n][lang], tasks.MORE[n][tasks.L[lang]]]
+        if any(wording in group.split("\n") for group in groups):
+            return n
+    raise AssertionError(f"no relation is asked for by {wording}")
+
+
 def test_knowledge_stands_in_no_training_row():
     """Neither direction nor language of a held-out fact: no training row shows both of its names."""
     answers = {}
@@ -170,10 +181,7 @@ def test_knowledge_stands_in_no_training_row():
         out = set()
         for r in builtin(split):
             if r["task"] == "knowledge":
-                of = lambda n: [*tasks.WORDINGS[n][r["lang"]], tasks.MORE[n][tasks.L[r["lang"]]]]
-                relation = next(
-                    n for n in tasks.RELATIONS if any(r["wording"] in g.split("\n") for g in of(n))
-                )
+                relation = relation_of(r["wording"], r["lang"])
                 named = (
                     r["input"]
                     or r["instruction"][

@@ -14,7 +14,9 @@ VOCAB = 60  # ids of the models of `tiny_llama`
 
 @st.composite
 def row_lists(draw, most=5):
-    """Rows with a common beginning of 0 to 6 ids, own tokens behind it, and at least one supervised token at the end of most of them."""
+    """Rows with a common beginning of 0 to 6 ids, own tokens behind it, and at least one
+    supervised token at the end of most of them.
+    """
     begin, out = draw(st.lists(st.integers(0, V - 1), max_size=6)), []
     for _ in range(draw(st.integers(1, most))):
         own = draw(st.lists(st.integers(0, V - 1), min_size=1, max_size=7))

@@ -1,4 +1,4 @@
-"""Write the modules of the package from the notebooks: `python -m tools.export`; `--check` only compares.
+"""Write the package's modules from the notebooks: `python -m tools.export`; `--check` compares.
 
 nbdev's exporter does the work, and ruff lays the modules out; nbdev's own command would also
 rewrite the package's docstring and leave files in assets/.

@@ -1,10 +1,10 @@
 """Make the nano base model and the built-in instructions from a seed: `python -m tools.make_nano`.
 
 Writes instruct_course/assets/nano (tokenizer, bf16 safetensors, model card) and
-instruct_course/assets/instructions (five splits), with the training log and the loss curve beside this file.
-`--check 20` trains only the first 20 steps, compares corpus hash and losses with the kept log, and
-records the hash of the code that did so if they agree: tests/test_nano.py does the same where that
-hash is not the recorded one.
+instruct_course/assets/instructions (five splits), with the training log and the loss curve here.
+`--check 20` trains only the first 20 steps, compares the corpus and the losses with the kept log,
+and records the hash of the code that did so if they agree. tests/test_nano.py trains ten steps
+where that hash is not the recorded one.
 """
 
 import argparse

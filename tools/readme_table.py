@@ -1,7 +1,7 @@
 """The README's table and picture, from runs of several seeds.
 
     for s in 0 1 2; do instruct-course tune --seed $s --out runs/seed$s; done
-    python tools/readme_table.py runs/seed0 runs/seed1 runs/seed2
+    python -m tools.readme_table runs/seed0 runs/seed1 runs/seed2
 
 Replaces what stands between the two `table` comments of README.md and writes nbs/images/tuned.png.
 """

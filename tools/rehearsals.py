@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from instruct_course.common.files import write_file
+
 RESULTS = Path(__file__).parents[1] / "instruct_course" / "assets" / "rehearsals.json"
 
 
@@ -131,12 +133,37 @@ def read() -> dict:
     )
 
 
+def write(table: dict):
+    """The table, a row per line."""
+    rows = ",\n".join(json.dumps(row) for row in table["rows"])
+    text = f'{{"version": 1, "rows": [\n{rows}\n]}}\n'
+    with write_file(RESULTS) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def plan_again():
+    """Put today's plans beside what was measured; nothing is run."""
+    from instruct_course.plan import memory as planner
+
+    table = read()
+    for row in table["rows"]:
+        parts = planner.memory(planner.Shape(**row["shape"]), planner.Setting(**row["setting"]))
+        row["planned"]["parts"] = parts
+        row["planned"]["bytes"] = sum(parts.values())
+        row["measured_over_planned"] = row["measured"]["bytes"] / row["planned"]["bytes"]
+        print(f"{row['row']:2} {100 * row['measured_over_planned'] - 100:+5.1f} %", flush=True)
+    write(table)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--only", type=int, nargs="*", help="numbers in the grid, from 0")
     p.add_argument("--missing", action="store_true", help="those that are not in the table")
     p.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    p.add_argument("--plans", action="store_true", help="make the plans again, and run nothing")
     o = p.parse_args()
+    if o.plans:
+        return plan_again()
     if o.one is not None:
         print(json.dumps(one(GRID[o.one])), flush=True)
         os._exit(0)
@@ -162,14 +189,7 @@ def main():
             [r for r in table["rows"] if r["row"] != i] + [{"row": i, **made}],
             key=lambda r: r["row"],
         )
-        scratch = RESULTS.with_suffix(".partial")
-        scratch.write_text(
-            '{"version": 1, "rows": [\n'
-            + ",\n".join(json.dumps(r) for r in table["rows"])
-            + "\n]}\n",
-            encoding="utf-8",
-        )
-        os.replace(scratch, RESULTS)
+        write(table)
 
 
 if __name__ == "__main__":

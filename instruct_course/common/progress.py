@@ -2,6 +2,7 @@
 
 import html
 import math
+import os
 import sys
 import time
 from collections import deque
@@ -82,7 +83,7 @@ class Task:
 
 
 class _Display:
-    """Where tasks are shown: it keeps those that are on their way."""
+    """Where tasks are shown: it keeps those that are on their way. One subclass per place."""
 
     def __init__(self):
         self.tasks: dict[str, Task] = {}
@@ -104,8 +105,20 @@ class _Display:
         self.last = now
         return True
 
+    def say(self, text: str) -> None:
+        """A line of text."""
+        raise NotImplementedError
+
+    def draw(self, task: Task, *, end: bool, inner: bool) -> None:
+        """Show the new state of a task, which may lie within another one."""
+        raise NotImplementedError
+
     def step(self, h: dict, *, end: bool) -> None:
         """A training step, for those who draw a curve."""
+
+    def close(self) -> None:
+        """End all that is shown; its last state stays."""
+        raise NotImplementedError
 
     def stop(self) -> list[Task]:
         """The tasks that end early: no time is left for them."""
@@ -115,7 +128,10 @@ class _Display:
 
 
 class _Lines(_Display):
-    """In a file or a pipe: a line every few seconds, and one at the end of each task."""
+    """In a file or a pipe: a line every few seconds, and one at the end of each task.
+
+    tqdm has no such mode: it writes carriage returns there, too.
+    """
 
     def __init__(self, file: TextIO | None):
         super().__init__()
@@ -132,6 +148,15 @@ class _Lines(_Display):
     def close(self) -> None:
         for task in self.stop():
             self.say(str(task))
+
+
+def _size(file: TextIO) -> dict:
+    """tqdm's options for the size of a terminal; one that reports 0 rows would show no bar."""
+    try:
+        known = all(os.get_terminal_size(file.fileno()))
+    except (OSError, ValueError):  # no real terminal
+        known = False
+    return {"dynamic_ncols": True} if known else {"ncols": 80, "nrows": 20}
 
 
 class _Bars(_Display):
@@ -166,7 +191,7 @@ class _Bars(_Display):
             total=task.total,
             leave=leave,
             file=self.file,
-            dynamic_ncols=True,
+            **_size(self.file),
             mininterval=0.5,
             miniters=1,
             bar_format="{desc:22} {bar} {percentage:3.0f}% {postfix[0]}",

@@ -43,7 +43,7 @@ def _positions(widths: list[float], width: float) -> list[tuple[float, int]]:
     return positions
 
 
-# %% ../../nbs/workshop/02_xray.ipynb #xray-show
+# %% ../../nbs/workshop/02_xray.ipynb #xray-picture
 def _box(fig, x: float, bottom: float, box: float, *, learnt: bool, special: bool) -> None:
     """Draw the box of one token; lengths in inches from the lower left corner."""
     from matplotlib.patches import FancyBboxPatch

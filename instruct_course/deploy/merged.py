@@ -22,10 +22,11 @@ import torch
 from ..common.errors import InputError
 from ..common.files import write_json
 from ..common.quiet import quiet_transformers
+from ..config import EvalConfig
 from ..data import template as templates
 from ..data.template import Encoded, Template
-from ..evaluate.report import EvalConfig, subsample
-from ..evaluate.report import _rows as load_rows
+from ..evaluate.answers import subsample
+from ..evaluate.report import rows_to_judge
 from ..model.load import compute_dtype, load_base
 from ..run import Run
 
@@ -140,7 +141,7 @@ def _supervised(encoded: Sequence[Encoded]) -> int:
 
 def _encode_heldout(run: Run, tokenizer, template: Template, limit: int) -> tuple[str, list]:
     """The name of a run's held-out rows, and at most `limit` of them as `Encoded`."""
-    name, rows, _ = load_rows(EvalConfig(str(run.path)), run)
+    name, rows, _ = rows_to_judge(EvalConfig(run=str(run.path)), run)
     length = run.made["config"]["max_length"]
     encoded = [
         templates.encode(template, tokenizer, ex, max_length=length, truncate_response=True)

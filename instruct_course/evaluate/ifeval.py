@@ -2,54 +2,20 @@
 
 # %% auto #0
 __all__ = [
-    "WORD",
-    "LATIN",
-    "END",
-    "MARKER",
-    "ABBREVIATION",
-    "NUMBERED",
-    "BULLET",
-    "SMALL",
-    "CHECKS",
     "COUNTS",
-    "length",
-    "includes",
-    "excludes",
-    "mentions",
-    "starts_with",
-    "ends_with",
-    "is_json",
-    "sentences",
-    "paragraphs",
-    "lines",
-    "items",
-    "language",
-    "case",
-    "no_commas",
-    "digits_only",
-    "quoted",
-    "titled",
-    "one_of",
-    "repeats",
-    "two_answers",
-    "placeholders",
-    "postscript",
-    "highlights",
-    "Wish",
+    "VerifiablePrompt",
     "validate",
     "parse",
     "read",
     "variants",
-    "followed",
-    "loosely",
+    "follows_strict",
+    "follows_loose",
     "score",
 ]
 
-# %% ../../nbs/workshop/10_ifeval.ipynb #length
+# %% ../../nbs/workshop/10_ifeval.ipynb #prompt
 import inspect
 import json
-import re
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,336 +23,21 @@ from typing import Literal, get_args, get_origin
 
 from ..common.errors import InputError
 from ..common.files import ASSETS
-from ..common.text import HAN
 from ..data.example import Example
+from .checkers import CHECKS
 from .metrics import interval
 
-WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+(?:['’.,\-][^\W_{HAN}]+)*")
 
-
-def _within(n: int, at_least: int | None, at_most: int | None, exactly: int | None) -> bool:
-    return (
-        (at_least is None or n >= at_least)
-        and (at_most is None or n <= at_most)
-        and (exactly is None or n == exactly)
-    )
-
-
-def length(
-    text: str,
-    *,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Words of Latin script plus characters of Chinese; punctuation is not counted."""
-    return _within(len(WORD.findall(text)), at_least, at_most, exactly)
-
-
-# %% ../../nbs/workshop/10_ifeval.ipynb #words
-LATIN = rf"[^\W_{HAN}]"
-
-
-def _fold(text: str) -> str:
-    """For comparing words: full width, case, runs of space and curly apostrophes put aside."""
-    return (
-        re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text))
-        .casefold()
-        .replace("’", "'")
-        .strip()
-    )
-
-
-def _bounded(word: str) -> str:
-    """A pattern for `word`; in Latin script as a whole word."""
-    word = _fold(word)
-    return (
-        (rf"(?<!{LATIN})" if re.match(LATIN, word) else "")
-        + re.escape(word)
-        + (rf"(?!{LATIN})" if re.search(rf"{LATIN}\Z", word) else "")
-    )
-
-
-def _count(text: str, word: str) -> int:
-    """How often `word` stands in `text`."""
-    return len(re.findall(_bounded(word), _fold(text)))
-
-
-def includes(text: str, *, words: list) -> bool:
-    """Every one of `words` stands in the text."""
-    return all(_count(text, w) for w in words)
-
-
-def excludes(text: str, *, words: list) -> bool:
-    """None of `words` stands in the text."""
-    return not any(_count(text, w) for w in words)
-
-
-def mentions(
-    text: str,
-    *,
-    word: str,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """How often `word` stands in the text."""
-    return _within(_count(text, word), at_least, at_most, exactly)
-
-
-def starts_with(text: str, *, phrase: str) -> bool:
-    """The text begins with `phrase`; an opening quotation mark before it is forgiven."""
-    return bool(re.match(_bounded(phrase), _fold(text).lstrip("\"'“‘「『")))
-
-
-def ends_with(text: str, *, phrase: str) -> bool:
-    """The text ends with `phrase`; a closing quotation mark after it is forgiven, and a full stop where the phrase has none."""
-    return bool(re.search(_bounded(phrase) + r"[。.!]*\Z", _fold(text).rstrip("\"'”’」』 ")))
-
-
-# %% ../../nbs/workshop/10_ifeval.ipynb #json
-def _no_constant(name: str):
-    raise ValueError(name)
-
-
-def is_json(text: str, *, keys: list = ()) -> bool:
-    """The whole text is one JSON value; with `keys`, an object that has them all."""
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return False
-    return not keys or isinstance(value, dict) and set(keys) <= value.keys()
-
-
-# %% ../../nbs/workshop/10_ifeval.ipynb #form
-END = re.compile(r"[。！？]+[”’」』）》]*|[.!?…]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
-MARKER = re.compile(r"^\s*(?:[-*•·]\s|\d+[.)](?=\s)|\d+、)", re.MULTILINE)
-ABBREVIATION = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|e\.g|i\.e|Jr|Sr|(?:[A-Z]\.)+[A-Z])\.")
-NUMBERED = re.compile(
-    r"^\s*(?:(\d+)\s*[.)、．：:]|[（(]\s*(\d+)\s*[)）]|([一二三四五六七八九十])\s*[、.．])\s*\S",
-    re.MULTILINE,
-)
-BULLET = re.compile(r"^\s*(?:[-*–]\s+|[•·●▪]\s*)\S", re.MULTILINE)
-
-
-def sentences(
-    text: str,
-    *,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Sentences, paragraphs' ends and list items included. `etc.` never ends one, so a sentence that does is counted with the next."""
-    parts = END.split(ABBREVIATION.sub(" ", MARKER.sub("\n\n", text)))
-    return _within(sum(bool(WORD.search(p)) for p in parts), at_least, at_most, exactly)
-
-
-def paragraphs(
-    text: str,
-    *,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Paragraphs with an empty line between them."""
-    return _within(
-        sum(bool(p.strip()) for p in re.split(r"\n\s*\n", text)), at_least, at_most, exactly
-    )
-
-
-def lines(
-    text: str,
-    *,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Lines that are not empty."""
-    return _within(
-        sum(bool(line.strip()) for line in text.splitlines()), at_least, at_most, exactly
-    )
-
-
-def items(
-    text: str,
-    *,
-    kind: Literal["numbers", "bullets"],
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Items of a list, one a line, indented ones too. Numbers must run 1, 2, 3, …"""
-    if kind == "bullets":
-        return _within(len(BULLET.findall(text)), at_least, at_most, exactly)
-    found = [
-        int(a or b or "一二三四五六七八九十".index(c) + 1) for a, b, c in NUMBERED.findall(text)
-    ]
-    return found == list(range(1, len(found) + 1)) and _within(
-        len(found), at_least, at_most, exactly
-    )
-
-
-# %% ../../nbs/workshop/10_ifeval.ipynb #script
-SMALL = {
-    "a",
-    "an",
-    "the",
-    "and",
-    "or",
-    "but",
-    "nor",
-    "of",
-    "in",
-    "on",
-    "at",
-    "to",
-    "by",
-    "for",
-    "from",
-    "with",
-    "as",
-}
-
-
-def language(text: str, *, kind: Literal["en", "zh"]) -> bool:
-    """By script, digits put aside. en: nine tenths of the units are Latin words; zh: more than half are Han characters, and hardly any kana or Hangul."""
-    found = [u for u in WORD.findall(text) if u[0].isalpha()]
-    han = sum(bool(re.match(f"[{HAN}]", u)) for u in found)
-    latin = sum(bool(re.match(r"[A-Za-z\u00c0-\u024f]", u)) for u in found)
-    if kind == "en":
-        return latin > 0 and latin >= 0.9 * len(found)
-    return (
-        2 * han > len(found) and len(re.findall(r"[\u3040-\u30ff\uac00-\ud7af]", text)) <= han / 10
-    )
-
-
-def case(text: str, *, kind: Literal["upper", "lower", "title"]) -> bool:
-    """Capitals of Latin script. title: all words but small ones such as "of" begin with a capital, and the first word does."""
-    if kind != "title":
-        return text.isupper() if kind == "upper" else text.islower()
-    found = [u for u in WORD.findall(text) if u[0].isalpha() and not re.match(f"[{HAN}]", u)]
-    return bool(found) and all(
-        u[0].isupper() for i, u in enumerate(found) if i == 0 or u.lower() not in SMALL
-    )
-
-
-def no_commas(text: str) -> bool:
-    """No comma of either script: , ， 、"""
-    return not re.search("[,，、﹐﹑､]", text)
-
-
-def digits_only(text: str) -> bool:
-    """Nothing but digits, outer space put aside."""
-    return bool(re.fullmatch(r"\d+", text.strip()))
-
-
-def quoted(text: str) -> bool:
-    """The whole text stands in one pair of quotation marks, of any of the four kinds "" “” 「」 『』"""
-    return bool(re.fullmatch(r"\"[^\"]+\"|“[^“”]+”|「[^「」]+」|『[^『』]+』", text.strip()))
-
-
-# %% ../../nbs/workshop/10_ifeval.ipynb #marks
-def titled(text: str) -> bool:
-    """A title in <<>> or 《》 stands somewhere."""
-    return bool(re.search(r"<<[^<>\n]*\w[^<>\n]*>>|《[^《》\n]*\w[^《》\n]*》", text))
-
-
-def one_of(text: str, *, options: list) -> bool:
-    """The text is exactly one of `options`; case, quotation marks and a final full stop put aside."""
-    return _fold(text).strip("\"'“”‘’「」『』。. ") in {_fold(o) for o in options}
-
-
-def repeats(text: str, *, request: str) -> bool:
-    """The text begins with `request`, word for word, and goes on."""
-    said = _fold(text).lstrip("\"'“‘「『")
-    return said.startswith(_fold(request)) and bool(WORD.search(said[len(_fold(request)) :]))
-
-
-def two_answers(text: str, *, mark: str = "******") -> bool:
-    """Two different answers with `mark` between them."""
-    parts = [_fold(p) for p in text.split(mark)]
-    return len(parts) == 2 and all(WORD.search(p) for p in parts) and parts[0] != parts[1]
-
-
-def placeholders(
-    text: str,
-    *,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Blanks such as [date] or 【时间】"""
-    return _within(
-        len(re.findall(r"\[[^\[\]\n]*\w[^\[\]\n]*\]|【[^【】\n]*\w[^【】\n]*】", text)),
-        at_least,
-        at_most,
-        exactly,
-    )
-
-
-def postscript(text: str) -> bool:
-    """The last line begins with P.S. or 附： or 又及：, and something stands before it."""
-    said = text.strip().splitlines()
-    return len(said) > 1 and bool(
-        re.match(r"\s*(?:P\.?\s?S\.?|附|又及)\s*[:：.]?\s*\w", said[-1])
-        and re.match(r"\s*(?:P\.?\s?S\b|附[：:]|又及[：:])", said[-1])
-    )
-
-
-def highlights(
-    text: str,
-    *,
-    at_least: int | None = None,
-    at_most: int | None = None,
-    exactly: int | None = None,
-) -> bool:
-    """Words in *asterisks*; **two** count as one highlight."""
-    return _within(
-        len(
-            re.findall(
-                r"\*\*[^\s*](?:[^*\n]*[^\s*])?\*\*|(?<!\*)\*[^\s*](?:[^*\n]*[^\s*])?\*(?!\*)", text
-            )
-        ),
-        at_least,
-        at_most,
-        exactly,
-    )
-
-
-CHECKS = {
-    f.__name__.removeprefix("is_"): f
-    for f in (
-        length,
-        sentences,
-        paragraphs,
-        lines,
-        items,
-        language,
-        case,
-        is_json,
-        includes,
-        excludes,
-        mentions,
-        starts_with,
-        ends_with,
-        no_commas,
-        quoted,
-        titled,
-        one_of,
-        repeats,
-        two_answers,
-        digits_only,
-        placeholders,
-        postscript,
-        highlights,
-    )
-}
-
-
-# %% ../../nbs/workshop/10_ifeval.ipynb #wish
 @dataclass(frozen=True)
-class Wish:
-    """A verifiable instruction. lang: 'en' or 'zh', the language of the instruction; checks: [{"name": …, **arguments}]; answer: one that follows."""
+class VerifiablePrompt:
+    """A prompt whose answers a program can check.
+
+    Args:
+        instruction, input: what is asked.
+        lang: "en" or "zh", the language of the instruction.
+        checks: what the answer must pass, as ({"name": …, **arguments}, …).
+        answer: one that passes.
+    """
 
     instruction: str
     input: str = ""
@@ -397,79 +48,102 @@ class Wish:
     @property
     def example(self) -> Example:
         """What a model is asked, as a row without an output."""
-        return Example(self.instruction, self.input, lang=self.lang, task="following")
+        return Example(self.instruction, self.input, lang=self.lang, task="ifeval")
 
 
 # %% ../../nbs/workshop/10_ifeval.ipynb #valid
 COUNTS = ("at_least", "at_most", "exactly")
 
 
-def _fits(value, kind) -> str:
-    """'' where `value` fits the annotation `kind`, else what it should be."""
+def _expected(value, kind) -> str:
+    """What `value` should be by the annotation `kind`; empty where it is."""
     if get_origin(kind) is Literal:
-        return "" if value in get_args(kind) else " or ".join(f'"{k}"' for k in get_args(kind))
+        choices = get_args(kind)
+        return "" if value in choices else " or ".join(f'"{choice}"' for choice in choices)
     if kind is list:
-        return (
-            ""
-            if isinstance(value, list)
-            and value
-            and all(isinstance(v, str) and v.strip() for v in value)
-            else "a list of texts"
-        )
+        fits = isinstance(value, list) and value and all(map(_is_text, value))
+        return "" if fits else "a list of texts"
     if kind is str:
-        return "" if isinstance(value, str) and value.strip() else "a text"
-    return (
-        ""
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        else "a whole number, 0 or more"
-    )
+        return "" if _is_text(value) else "a text"
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return "" if fits else "a whole number, 0 or more"
+
+
+def _is_text(value) -> bool:
+    """Whether it is a text that holds something."""
+    return isinstance(value, str) and bool(value.strip())
 
 
 def validate(check: dict, lang: str = "en") -> None:
-    """Errors: ValueError that says what is wrong with a check, and how to mend it."""
+    """See that a check names a checker, and gives the arguments that it takes.
+
+    Args:
+        check: {"name": …, **arguments}.
+        lang: the language of the prompt; Chinese has no case to check.
+
+    Raises:
+        ValueError: it says what is wrong, and how to mend it.
+    """
     if not isinstance(check, dict) or not isinstance(check.get("name"), str):
         raise ValueError(
             'a check is an object with a name, such as {"name": "length", "at_most": 20}'
         )
-    name, given = check["name"], {k: v for k, v in check.items() if k != "name"}
+    name = check["name"]
+    given = {key: value for key, value in check.items() if key != "name"}
     if name not in CHECKS:
         raise ValueError(f"there is no checker '{name}'; use one of {', '.join(CHECKS)}")
-    wanted = {k: p for k, p in inspect.signature(CHECKS[name]).parameters.items() if k != "text"}
-    for k, v in given.items():
-        if k not in wanted:
-            raise ValueError(
-                f"the checker '{name}' takes no '{k}'; it takes {', '.join(wanted) or 'no arguments'}"
-            )
-        if should := _fits(v, wanted[k].annotation):
-            raise ValueError(f"'{k}' of the checker '{name}' is {str(v)[:40]!r}; make it {should}")
-    if missing := [k for k, p in wanted.items() if p.default is p.empty and k not in given]:
-        raise ValueError(f"the checker '{name}' needs '{missing[0]}'; add it")
-    bounds = [k for k in COUNTS if k in given]
-    if "at_most" in wanted and (
-        not bounds
-        or "exactly" in bounds
-        and len(bounds) > 1
-        or given.get("at_least", 0) > given.get("at_most", 10**9)
-    ):
-        raise ValueError(
-            f"the checker '{name}' needs at_least, at_most or both in that order, or exactly alone"
-        )
+    _validate_arguments(name, given)
     if name == "case" and lang == "zh":
         raise ValueError("Chinese characters have no case; take the checker 'case' out of this row")
 
 
-def parse(row) -> Wish:
-    """One row of a file as a `Wish`. Errors: ValueError that names the field."""
+def _validate_arguments(name: str, given: dict) -> None:
+    """Compare arguments with the signature of a checker; raises ValueError."""
+    signature = inspect.signature(CHECKS[name]).parameters
+    wanted = {key: parameter for key, parameter in signature.items() if key != "text"}
+    for key, value in given.items():
+        if key not in wanted:
+            takes = ", ".join(wanted) or "no arguments"
+            raise ValueError(f"the checker '{name}' takes no '{key}'; it takes {takes}")
+        if expected := _expected(value, wanted[key].annotation):
+            said = f"'{key}' of the checker '{name}' is {str(value)[:40]!r}"
+            raise ValueError(f"{said}; make it {expected}")
+    for key, parameter in wanted.items():
+        if parameter.default is parameter.empty and key not in given:
+            raise ValueError(f"the checker '{name}' needs '{key}'; add it")
+    if "at_most" in wanted and not _has_bounds(given):
+        raise ValueError(
+            f"the checker '{name}' needs at_least, at_most or both in that order, or exactly alone"
+        )
+
+
+def _has_bounds(given: dict) -> bool:
+    """Whether a count has a bound, and the bounds leave something between them."""
+    bounds = [key for key in COUNTS if key in given]
+    if "exactly" in bounds:
+        return len(bounds) == 1
+    return bool(bounds) and given.get("at_least", 0) <= given.get("at_most", 10**9)
+
+
+def parse(row) -> VerifiablePrompt:
+    """One row of a file.
+
+    Args:
+        row: an object with instruction, lang, checks, and perhaps input and answer.
+
+    Raises:
+        ValueError: it names the field that is wrong.
+    """
     if not isinstance(row, dict):
         raise ValueError(
             'it is not an object with fields; write {"instruction": …, "lang": …, "checks": […]}'
         )
     row = {"input": "", "answer": ""} | row
     for name in ("instruction", "input", "answer"):
-        if not isinstance(row.get(name), str) or name == "instruction" and not row[name].strip():
-            raise ValueError(
-                f"the field '{name}' is {'missing or empty' if not row.get(name) else 'not a text'}; write what is asked for as a text"
-            )
+        value = row.get(name)
+        if not isinstance(value, str) or name == "instruction" and not value.strip():
+            wrong = "not a text" if value else "missing or empty"
+            raise ValueError(f"the field '{name}' is {wrong}; write what is asked for as a text")
     if row.get("lang") not in ("en", "zh"):
         raise ValueError(f'the field \'lang\' is {row.get("lang")!r}; write "en" or "zh"')
     if not isinstance(row.get("checks"), list) or not row["checks"]:
@@ -481,69 +155,77 @@ def parse(row) -> Wish:
             validate(check, row["lang"])
         except ValueError as error:
             raise ValueError(f"the field 'checks', number {i}: {error}") from None
-    return Wish(row["instruction"], row["input"], row["lang"], tuple(row["checks"]), row["answer"])
+    return VerifiablePrompt(
+        row["instruction"], row["input"], row["lang"], tuple(row["checks"]), row["answer"]
+    )
 
 
-def read(path: str | Path | None = None) -> list[Wish]:
-    """The wishes of a .jsonl file; of the built-in one without a path. Errors: InputError that names file, row and field."""
-    path, out = Path(path or ASSETS / "following.jsonl"), []
+def read(path: str | Path | None = None) -> list[VerifiablePrompt]:
+    """The prompts of a .jsonl file; of the built-in one without a path.
+
+    Raises:
+        InputError: it names file, row and field.
+    """
+    path = Path(path or ASSETS / "ifeval.jsonl")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: it cannot be read ({type(error).__name__}); name a .jsonl file in UTF-8"
         ) from None
-    for n, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                out.append(parse(json.loads(line)))
-            except ValueError as error:
-                said = (
-                    f"the line is not JSON ({error.msg}); write one object a line"
-                    if isinstance(error, json.JSONDecodeError)
-                    else error
-                )
-                raise InputError(f"{path}, row {n}: {said}") from None
-    if not out:
-        raise InputError(f"{path}: it holds no row; write one object a line")
-    return out
+    numbered = enumerate(text.splitlines(), 1)
+    prompts = [_read_line(path, n, line) for n, line in numbered if line.strip()]
+    if not prompts:
+        raise InputError(f"{path}: it holds no row; write one object per line")
+    return prompts
+
+
+def _read_line(path: Path, number: int, line: str) -> VerifiablePrompt:
+    """The prompt in a line of a file; raises InputError."""
+    try:
+        return parse(json.loads(line))
+    except json.JSONDecodeError as error:
+        said = f"the line is not JSON ({error.msg}); write one object per line"
+    except ValueError as error:
+        said = str(error)
+    raise InputError(f"{path}, row {number}: {said}")
 
 
 # %% ../../nbs/workshop/10_ifeval.ipynb #followed
 def variants(text: str) -> list[str]:
     """The eight forms of an answer that the loose score looks at; Eq. 10.23, Zhou et al. 2023."""
-    said = text.strip().splitlines()
-    cut = [said, said[1:], said[:-1], said[1:-1]]
-    return [
-        form
-        for part in cut
-        for form in ("\n".join(part).strip(), "\n".join(part).replace("*", "").strip())
-    ]
+    lines = text.strip().splitlines()
+    forms = []
+    for part in (lines, lines[1:], lines[:-1], lines[1:-1]):
+        joined = "\n".join(part)
+        forms.append(joined.strip())
+        forms.append(joined.replace("*", "").strip())
+    return forms
 
 
-def followed(text: str, checks) -> list[bool]:
-    """Whether a text passes each of `checks`, strictly. An empty text passes none."""
-    if not text.strip():
+def follows_strict(text: str, checks) -> list[bool]:
+    """Whether a text passes each of `checks` as it is. An empty text passes none."""
+    text = text.strip()
+    if not text:
         return [False] * len(checks)
-    return [
-        bool(CHECKS[c["name"]](text.strip(), **{k: v for k, v in c.items() if k != "name"}))
-        for c in checks
-    ]
+    passed = []
+    for check in checks:
+        arguments = {key: value for key, value in check.items() if key != "name"}
+        passed.append(bool(CHECKS[check["name"]](text, **arguments)))
+    return passed
 
 
-def loosely(text: str, checks) -> list[bool]:
-    """Whether one of the `variants` of a text passes; for each check on its own, as in the paper."""
-    return [any(passed) for passed in zip(*(followed(v, checks) for v in variants(text)))]
+def follows_loose(text: str, checks) -> list[bool]:
+    """Whether one of the `variants` of a text passes, for each check on its own; Eq. 10.23."""
+    return [any(passed) for passed in zip(*(follows_strict(v, checks) for v in variants(text)))]
 
 
-# %% ../../nbs/workshop/10_ifeval.ipynb #score
+# %% ../../nbs/workshop/10_ifeval.ipynb #ifeval-score
 def _shares(rows: list[list[bool]]) -> dict:
-    """{prompts, checks, interval} of a list of results, one list a prompt; Eqs. 10.21 and 10.22."""
-    whole, part, weights = (
-        [float(all(r)) for r in rows],
-        [sum(r) / len(r) for r in rows],
-        [len(r) for r in rows],
-    )
+    """{prompts, checks, interval} of a list of results, one list per prompt; Eqs. 10.21, 10.22."""
+    whole = [float(all(row)) for row in rows]
+    part = [sum(row) / len(row) for row in rows]
+    weights = [len(row) for row in rows]
     return {
         "prompts": sum(whole) / len(rows),
         "checks": sum(map(sum, rows)) / sum(weights),
@@ -551,47 +233,79 @@ def _shares(rows: list[list[bool]]) -> dict:
     }
 
 
-def score(texts: list[str], wishes: list[Wish]) -> dict:
-    """{n, checks, empty, strict, loose, by_check, langs, followed} of answers to wishes; shares in [0, 1], intervals of 95 %.
+def score(texts: list[str], prompts: list[VerifiablePrompt]) -> dict:
+    """The scores of answers to verifiable prompts: shares in [0, 1], intervals of 95 %.
 
-    strict and loose: {prompts, checks, interval}; by_check: {name: {strict, loose, n}}; langs: {lang: {n, strict, loose}};
-    followed: one text of 0s and 1s a prompt, strictly. Errors: InputError when an answer is missing.
+    Args:
+        texts: one answer per prompt, an empty text where there was none.
+        prompts: what was asked.
+
+    Returns:
+        {n, checks: how many; empty: answers without text;
+        strict, loose: {prompts, checks, interval} (Eqs. 10.21 to 10.23);
+        by_check: {name: {strict, loose, n}}; langs: {lang: {n, strict, loose}};
+        followed: one text of 0s and 1s per prompt, strictly}.
+
+    Raises:
+        InputError: an answer is missing.
     """
-    texts, wishes = list(texts), list(wishes)
-    if len(texts) != len(wishes) or not wishes:
-        raise InputError(
-            f"there are {len(texts)} answers to {len(wishes)} wishes; give one answer to each, an empty text where there was none"
-        )
-    if missing := [i for i, t in enumerate(texts, 1) if not isinstance(t, str)]:
-        raise InputError(
-            f"answer {missing[0]} is {type(texts[missing[0] - 1]).__name__}, not a text; give an empty text where there was none"
-        )
-    strict, loose = (
-        [judge(t, w.checks) for t, w in zip(texts, wishes)] for judge in (followed, loosely)
-    )
-    of_check, of_lang = defaultdict(list), defaultdict(list)
-    for w, s, l in zip(wishes, strict, loose):
-        of_lang[w.lang].append((s, l))
-        for c, a, b in zip(w.checks, s, l):
-            of_check[c["name"]].append((a, b))
-    mean = lambda values: sum(values) / len(values)
+    texts = list(texts)
+    prompts = list(prompts)
+    _check_answers(texts, prompts)
+    strict = [follows_strict(text, prompt.checks) for text, prompt in zip(texts, prompts)]
+    loose = [follows_loose(text, prompt.checks) for text, prompt in zip(texts, prompts)]
     return {
-        "n": len(wishes),
+        "n": len(prompts),
         "checks": sum(map(len, strict)),
-        "empty": sum(not t.strip() for t in texts),
+        "empty": sum(not text.strip() for text in texts),
         "strict": _shares(strict),
         "loose": _shares(loose),
-        "by_check": {
-            k: {"strict": mean([a for a, _ in v]), "loose": mean([b for _, b in v]), "n": len(v)}
-            for k, v in sorted(of_check.items())
-        },
-        "langs": {
-            k: {
-                "n": len(v),
-                "strict": _shares([s for s, _ in v]),
-                "loose": _shares([l for _, l in v]),
-            }
-            for k, v in sorted(of_lang.items())
-        },
-        "followed": ["".join("01"[x] for x in r) for r in strict],
+        "by_check": _by_check(prompts, strict, loose),
+        "langs": _by_language(prompts, strict, loose),
+        "followed": ["".join("01"[passed] for passed in row) for row in strict],
     }
+
+
+def _check_answers(texts: list[str], prompts: list[VerifiablePrompt]) -> None:
+    """Raise InputError where a prompt has no answer."""
+    if len(texts) != len(prompts) or not prompts:
+        raise InputError(
+            f"there are {len(texts)} answers to {len(prompts)} prompts; give one answer to each, "
+            "an empty text where there was none"
+        )
+    for i, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise InputError(
+                f"answer {i} is {type(text).__name__}, not a text; "
+                "give an empty text where there was none"
+            )
+
+
+def _by_check(prompts, strict: list[list[bool]], loose: list[list[bool]]) -> dict:
+    """{name of a checker: {strict, loose, n}}: the shares of its checks that passed."""
+    passed = defaultdict(list)
+    for prompt, *rows in zip(prompts, strict, loose):
+        for check, a, b in zip(prompt.checks, *rows):
+            passed[check["name"]].append((a, b))
+    out = {}
+    for name, pairs in sorted(passed.items()):
+        n = len(pairs)
+        out[name] = {
+            "strict": sum(a for a, _ in pairs) / n,
+            "loose": sum(b for _, b in pairs) / n,
+            "n": n,
+        }
+    return out
+
+
+def _by_language(prompts, strict: list[list[bool]], loose: list[list[bool]]) -> dict:
+    """{language: {n, strict, loose}}: the shares of its prompts and checks."""
+    out = {}
+    for lang in sorted({prompt.lang for prompt in prompts}):
+        places = [i for i, prompt in enumerate(prompts) if prompt.lang == lang]
+        out[lang] = {
+            "n": len(places),
+            "strict": _shares([strict[i] for i in places]),
+            "loose": _shares([loose[i] for i in places]),
+        }
+    return out

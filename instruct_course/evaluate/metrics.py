@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = [
     "CHINESE",
+    "SIGNS",
     "UNIT",
-    "GRAM",
+    "MEASURES",
     "normalise",
     "exact_match",
     "normalised_match",
@@ -19,8 +20,6 @@ __all__ = [
     "loss_score",
     "score",
     "majority",
-    "Overlap",
-    "contamination",
     "base_prompts",
     "pick_shots",
 ]
@@ -30,7 +29,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -53,25 +52,24 @@ def exact_match(prediction: str, reference: str) -> bool:
 
 
 # %% ../../nbs/10_evaluate.ipynb #normalised
-CHINESE = (
-    HAN + r"\u3040-\u30ff\U00020000-\U0003ffff"
-)  # and Japanese kana: written without spaces too
+# and Japanese kana, which are written without spaces too
+CHINESE = HAN + r"\u3040-\u30ff\U00020000-\U0003ffff"
+SIGNS = "$+<=>^`|~"  # no punctuation to Unicode, and none of an answer's content
 
 
 def _squad(text: str) -> str:
-    """Lower case, without punctuation of any script, English articles, and spaces next to Chinese characters."""
+    """Lower case, without punctuation, English articles, and spaces next to Chinese characters."""
     text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(
-        c for c in text if not unicodedata.category(c).startswith("P") and c not in "$+<=>^`|~"
-    )
-    text = " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    kept = [c for c in text if not unicodedata.category(c).startswith("P") and c not in SIGNS]
+    text = " ".join(re.sub(r"\b(a|an|the)\b", " ", "".join(kept)).split())
     return re.sub(rf"(?<=[{CHINESE}]) | (?=[{CHINESE}])", "", text)
 
 
 def normalised_match(prediction: str, reference: str) -> bool:
-    """Whether both are the same but for case, punctuation, articles and full width, as SQuAD compares answers (Rajpurkar et al. 2016).
+    """Whether both are the same as SQuAD compares answers (Rajpurkar et al. 2016).
 
-    Where nothing is left of the reference (an answer "A", a lone sign), both must match exactly.
+    Case, punctuation, articles and full width are put aside. Where nothing is left of the
+    reference (an answer "A", a lone sign), both must match exactly.
     """
     wanted = _squad(reference)
     return _squad(prediction) == wanted if wanted else exact_match(prediction, reference)
@@ -82,13 +80,20 @@ UNIT = re.compile(rf"[{CHINESE}\u2600-\u27bf\U0001f000-\U0001faff]|[^\W_{CHINESE
 
 
 def units(text: str) -> list[str]:
-    """The units of ROUGE: lower-cased words, and single characters of Chinese; an emoji is one, other signs are none."""
+    """The units of ROUGE: lower-cased words, and single characters of Chinese.
+
+    An emoji is one; other signs are none.
+    """
     return UNIT.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def _lcs(a: Sequence, b: Sequence) -> int:
-    """The length of the longest common subsequence, Eq. 10.3: a row of its table as the bits of one number (Hyyrö 2004)."""
-    where, full = defaultdict(int), (1 << len(a)) - 1
+    """The length of the longest common subsequence, Eq. 10.3.
+
+    A row of its table is the bits of one number (Hyyrö 2004).
+    """
+    where = defaultdict(int)
+    full = (1 << len(a)) - 1
     for i, x in enumerate(a):
         where[x] |= 1 << i
     row = full  # bit i is 0 where the table grows from column i to i + 1
@@ -99,13 +104,15 @@ def _lcs(a: Sequence, b: Sequence) -> int:
 
 
 def rouge_l(prediction: str, reference: str) -> float:
-    """ROUGE-L F-measure in [0, 1]; Eq. 10.4, Lin 2004. Words for Latin script, characters for Chinese."""
-    a, b = units(prediction), units(reference)
-    return (
-        2 * _lcs(a, b) / (len(a) + len(b))
-        if a and b
-        else float(not a and not b and exact_match(prediction, reference))
-    )
+    """ROUGE-L F-measure in [0, 1]; Eq. 10.4, Lin 2004.
+
+    The units are words of Latin script and characters of Chinese.
+    """
+    a = units(prediction)
+    b = units(reference)
+    if not a or not b:
+        return float(not a and not b and exact_match(prediction, reference))
+    return 2 * _lcs(a, b) / (len(a) + len(b))
 
 
 # %% ../../nbs/10_evaluate.ipynb #library-metrics
@@ -113,44 +120,51 @@ _CHRF = CHRF()
 
 
 def chrf(prediction: str, reference: str) -> float:
-    """chrF in [0, 1] by sacrebleu, of up to 6 characters in a row without spaces; Eq. 10.7, Popović 2015."""
+    """chrF in [0, 1] by sacrebleu: n-grams of up to 6 characters; Eq. 10.7, Popović 2015."""
     if not prediction.split() or not reference.split():
         return float(prediction.split() == reference.split())
     return min(1.0, _CHRF.sentence_score(prediction, [reference]).score / 100)
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of a whole corpus in [0, 1] by sacrebleu; Eqs. 10.5 and 10.6, Papineni et al. 2002.
+    """BLEU of a whole corpus in [0, 1] by sacrebleu; Eqs. 10.5, 10.6, Papineni et al. 2002.
 
-    Chinese is split into characters where a reference holds one. Lengths of n-grams that no answer has are left out.
+    Chinese is split into characters where a reference holds one. Lengths of n-grams that no
+    answer has are left out.
     """
-    chinese = any(re.search(f"[{CHINESE}]", r) for r in references)
+    chinese = any(re.search(f"[{CHINESE}]", reference) for reference in references)
     metric = BLEU(tokenize="zh" if chinese else "13a", effective_order=True, force=True)
     return min(1.0, metric.corpus_score(list(predictions), [list(references)]).score / 100)
 
 
 # %% ../../nbs/10_evaluate.ipynb #repetition
 def repetition(text: str, n: int = 4) -> float:
-    """The share of n-grams of `units` that occurred before in the text: 0 where nothing repeats, near 1 in a loop."""
-    u = units(text)
-    grams = [tuple(u[i : i + n]) for i in range(len(u) - n + 1)]
+    """The share of n-grams of `units` that occurred before in the text: near 1 in a loop."""
+    grams = _ngrams(units(text), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _ngrams(u: list[str], n: int) -> list[tuple[str, ...]]:
+    """All runs of `n` units."""
+    return [tuple(u[i : i + n]) for i in range(len(u) - n + 1)]
 
 
 # %% ../../nbs/10_evaluate.ipynb #interval
 def _rows(values, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights (n,) float64. Errors: InputError that names the row."""
+    """Values and weights (n,) float64; raises InputError that names the row."""
     v = np.array(list(values), dtype=np.float64)
     w = np.ones(len(v)) if weights is None else np.array(list(weights), dtype=np.float64)
     if len(v) == 0 or v.shape != w.shape:
         raise InputError(
-            f"an interval needs at least one row, and one weight for each; here are {len(v):,} values and {len(w):,} weights"
+            "an interval needs at least one row, and one weight for each; "
+            f"here are {len(v):,} values and {len(w):,} weights"
         )
     bad = ~(np.isfinite(v) & np.isfinite(w) & (w >= 0))
     if bad.any():
         i = int(bad.argmax())
         raise InputError(
-            f"row {i}: the value {v[i]} with weight {w[i]} has no place in a mean; values must be finite and weights at least 0"
+            f"row {i}: the value {v[i]} with weight {w[i]} has no place in a mean; "
+            "values must be finite and weights at least 0"
         )
     if not w.sum() > 0:
         raise InputError("all weights are 0, so there is no mean; give at least one row a weight")
@@ -158,6 +172,7 @@ def _rows(values, weights) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _z(level: float) -> float:
+    """The quantile of the normal distribution that leaves 1 - level on both sides together."""
     if not 0 < level < 1:
         raise InputError(f"level {level}: it must be between 0 and 1, such as 0.95")
     return NormalDist().inv_cdf((1 + level) / 2)
@@ -166,40 +181,65 @@ def _z(level: float) -> float:
 def _bootstrap(
     v: np.ndarray, w: np.ndarray, level: float, samples: int, seed: int
 ) -> tuple[float, float]:
-    """The percentile interval of the weighted mean over rows drawn again, Eq. 10.9; the order of rows does not matter."""
-    order, rng, means = np.lexsort((w, v)), np.random.default_rng(seed), []
-    plain, vw, w = bool((w == 1).all()), (v * w)[order], w[order]
+    """The percentile interval of the weighted mean over rows drawn again, Eq. 10.9.
+
+    The order of the rows does not matter.
+    """
+    order = np.lexsort((w, v))
+    rng = np.random.default_rng(seed)
+    unweighted = bool((w == 1).all())
+    vw = (v * w)[order]
+    w = w[order]
     step = max(1, (1 << 20) // len(v))  # draws in memory at a time
+    means = []
     for at in range(0, samples, step):
         drawn = rng.integers(0, len(v), (min(step, samples - at), len(v)))  # (s, n)
-        total = len(v) if plain else w[drawn].sum(1)
+        total = len(v) if unweighted else w[drawn].sum(1)
         means.append(vw[drawn].sum(1) / np.where(total, total, np.nan))
     low, high = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
+def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share `p` of `n` rows, Eq. 10.10."""
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+
+
 def interval(
     values, weights=None, *, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """(low, high) of the mean of `values` (n,), weighted by `weights` (n,) where given.
+    """The interval of a mean over rows.
 
-    Without weights: values of only 0 and 1, or all alike between them, get Wilson's interval, Eq. 10.10. Otherwise the percentile bootstrap over rows, Eq. 10.9,
-    which is too narrow below about 50 rows. Errors: InputError for no rows, or values that are not finite.
+    Values of only 0 and 1, or all alike between them, get Wilson's interval, Eq. 10.10, where
+    there are no weights. All others get the percentile bootstrap over rows, Eq. 10.9, which is
+    too narrow below about 50 rows.
+
+    Args:
+        values: (n,).
+        weights: (n,), or None for a plain mean.
+        level: how often the interval should hold the mean.
+        samples: draws of the bootstrap.
+        seed: of its draws.
+
+    Returns:
+        (low, high), with the mean inside.
+
+    Raises:
+        InputError: no rows, or values that are not finite.
     """
-    (v, w), z = _rows(values, weights), _z(level)
-    if weights is None and (((v == 0) | (v == 1)).all() or (v == v[0]).all() and 0 <= v[0] <= 1):
-        n, p = len(v), v.mean()
-        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = (
-            max(0.0, (middle - half) / (1 + z * z / n)),
-            min(1.0, (middle + half) / (1 + z * z / n)),
-        )
+    v, w = _rows(values, weights)
+    z = _z(level)
+    shares = ((v == 0) | (v == 1)).all() or (v == v[0]).all() and 0 <= v[0] <= 1
+    if weights is None and shares:
+        low, high = _wilson(v.mean(), len(v), z)
     else:
         low, high = _bootstrap(v, w, level, samples, seed)
     mean = float((v * w).sum() / w.sum())
-    return float(min(low, mean)), float(
-        max(high, mean)
-    )  # a last digit must not leave the mean outside
+    # a last digit must not leave the mean outside
+    return float(min(low, mean)), float(max(high, mean))
 
 
 # %% ../../nbs/10_evaluate.ipynb #difference
@@ -218,49 +258,79 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], n = {self.n:,}" + (
-            "" if self.significant else ": not significant"
-        )
+        text = f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], n = {self.n:,}"
+        return text if self.significant else f"{text}: not significant"
 
 
 def difference(
     a, b, weights=None, *, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> Difference:
-    """b - a over the same rows (n,), paired; Eq. 10.11.
+    """b - a over the same rows, paired; Eq. 10.11.
 
-    Values of only 0 and 1 without weights: one win and one loss are added, then the normal interval, Eq. 10.12 (Bonett and Price 2012). Otherwise the bootstrap
-    over rows. Errors: InputError for different numbers of rows, or values that are not finite.
+    Where all values are 0 or 1 and there are no weights, one win and one loss are added, and the
+    interval is the normal one, Eq. 10.12 (Bonett and Price 2012). Otherwise it is the bootstrap
+    over rows.
+
+    Args:
+        a, b: (n,) each, in the same order of rows.
+        weights, level, samples, seed: as in `interval`.
+
+    Raises:
+        InputError: different numbers of rows, or values that are not finite.
     """
-    (x, w), (y, _), z = _rows(a, weights), _rows(b, weights), _z(level)
+    x, w = _rows(a, weights)
+    y, _ = _rows(b, weights)
+    z = _z(level)
     if len(x) != len(y):
         raise InputError(
-            f"{len(x):,} values against {len(y):,}: a paired difference needs the same rows on both sides"
+            f"{len(x):,} values against {len(y):,}: "
+            "a paired difference needs the same rows on both sides"
         )
-    d, mean = y - x, float(((y - x) * w).sum() / w.sum())
+    d = y - x
+    mean = float((d * w).sum() / w.sum())
     if weights is None and (((x == 0) | (x == 1)) & ((y == 0) | (y == 1))).all():
         more = np.concatenate([d, [1.0, -1.0]])
         half = z * more.std() / math.sqrt(len(more))
-        low, high = max(-1.0, float(more.mean() - half)), min(1.0, float(more.mean() + half))
+        low = max(-1.0, float(more.mean() - half))
+        high = min(1.0, float(more.mean() + half))
     else:
         low, high = _bootstrap(d, w, level, samples, seed)
     return Difference(mean, min(low, mean), max(high, mean), len(d))
 
 
 # %% ../../nbs/10_evaluate.ipynb #score
-def _summary(measures: dict[str, np.ndarray], at, intervals: Sequence[str]) -> dict:
+MEASURES = {
+    "exact_match": exact_match,
+    "normalised_match": normalised_match,
+    "rouge_l": rouge_l,
+    "chrf": chrf,
+}
+
+
+def _scores_at(measures: dict[str, np.ndarray], at, intervals: Sequence[str]) -> dict:
     """Means of the rows `at`, their number, and the intervals of some."""
-    return {name: float(v[at].mean()) for name, v in measures.items()} | {
-        "n": len(at),
-        "interval": {name: list(interval(measures[name][at])) for name in intervals},
-    }
+    scores = {name: float(values[at].mean()) for name, values in measures.items()}
+    spans = {name: list(interval(measures[name][at])) for name in intervals}
+    return scores | {"n": len(at), "interval": spans}
 
 
 def loss_score(losses: Sequence[tuple[float, int]]) -> dict:
-    """{loss, perplexity, tokens, interval of the loss} of rows' (summed nats, tokens); Eq. 10.1. Errors: InputError."""
+    """The mean loss of rows in nats per token, Eq. 10.1.
+
+    Args:
+        losses: (summed nats, supervised tokens) of each row's response.
+
+    Returns:
+        {loss, perplexity, tokens, interval of the loss}.
+
+    Raises:
+        InputError: a loss that is none, or no token at all.
+    """
     for i, (nats, tokens) in enumerate(losses):
         if not 0 <= nats < math.inf or tokens < 0:
             raise InputError(
-                f"row {i}: {nats} nats over {tokens} tokens is no loss; look at the model and at this row"
+                f"row {i}: {nats} nats over {tokens} tokens is no loss; "
+                "look at the model and at this row"
             )
     nats, tokens = (np.array(x, dtype=np.float64) for x in zip(*losses))
     if not tokens.sum():
@@ -283,163 +353,128 @@ def score(
     reasons: Sequence[str] | None = None,
     losses: Sequence[tuple[float, int]] | None = None,
 ) -> dict:
-    """The scores of answers to `Example`s, as in report.json.
+    """The scores of answers, as in report.json.
 
-    {exact_match, normalised_match, rouge_l, chrf, bleu in [0, 1], n, interval of each but BLEU, empty: answers without text, length: mean units of answers
-    and of references, repetition, stopped: share that ended by itself (`reasons` of `Completion`s, else None), tasks, langs, splits: the first of parts};
-    with `losses` (summed nats and tokens of each row's response) also loss, perplexity, tokens.
-    Errors: InputError that says which row has no prediction, or that there are no rows.
+    Args:
+        predictions: one answer per row, in the same order.
+        rows: what was asked, with the expected outputs.
+        reasons: why each answer ended, as in `Completion`.
+        losses: (summed nats, supervised tokens) of each row's response.
+
+    Returns:
+        {exact_match, normalised_match, rouge_l, chrf, bleu in [0, 1]; n; interval of each but
+        BLEU; empty: answers without text; length: mean units of answers and of references;
+        repetition; stopped: the share that ended by itself, or None; tasks, langs, splits: the
+        first of these by part}, and with `losses` also loss, perplexity, tokens.
+
+    Raises:
+        InputError: there are no rows, or one has no prediction; it says which.
     """
     rows, texts = list(rows), list(predictions)
+    _check_rows(texts, rows, reasons, losses)
+    pairs = [(text, ex.output) for text, ex in zip(texts, rows)]
+    measures = {
+        name: np.array([measure(*pair) for pair in pairs], dtype=np.float64)
+        for name, measure in MEASURES.items()
+    }
+    scores = _scores_at(measures, np.arange(len(rows)), tuple(measures))
+    scores |= {
+        "bleu": bleu(texts, [ex.output for ex in rows]),
+        "empty": sum(not text.strip() for text in texts),
+        "repetition": _mean([repetition(text) for text in texts]),
+        "length": {
+            "answers": _mean([len(units(text)) for text in texts]),
+            "references": _mean([len(units(ex.output)) for ex in rows]),
+        },
+        "stopped": None if reasons is None else _mean([r != "length" for r in reasons]),
+    }
+    if losses is not None:
+        loss = loss_score(losses)
+        scores["interval"]["loss"] = loss.pop("interval")
+        scores |= loss
+    for kind, field in (("tasks", "task"), ("langs", "lang"), ("splits", "split")):
+        scores[kind] = _by_part(measures, [getattr(ex, field) for ex in rows])
+    return scores
+
+
+def _mean(values: list) -> float:
+    """The mean as a float of Python."""
+    return float(np.mean(values))
+
+
+def _by_part(measures: dict[str, np.ndarray], names: list[str]) -> dict:
+    """The scores of the rows of each name; rows without a name are left out."""
+    parts = defaultdict(list)
+    for i, name in enumerate(names):
+        parts[name].append(i)
+    shown = ("exact_match", "rouge_l")
+    return {
+        name: _scores_at(measures, np.array(at), shown)
+        for name, at in sorted(parts.items())
+        if name
+    }
+
+
+def _check_rows(texts: list, rows: list[Example], reasons, losses) -> None:
+    """Raise InputError where something is missing or too much."""
     if not rows:
         raise InputError("there are no rows to score; give at least one")
     if len(texts) > len(rows):
         raise InputError(
-            f"{len(texts):,} predictions for {len(rows):,} rows; give one a row, in the same order"
+            f"{len(texts):,} predictions for {len(rows):,} rows; "
+            "give one per row, in the same order"
         )
-    missing = next(
-        (i for i in range(len(rows)) if i >= len(texts) or not isinstance(texts[i], str)), None
-    )
-    if missing is not None:
-        raise InputError(
-            f"row {missing} ({rows[missing].instruction[:40]!r}) has no prediction; an answer that is missing is not one that is wrong, so nothing is scored"
-        )
+    for i, ex in enumerate(rows):
+        if i >= len(texts) or not isinstance(texts[i], str):
+            raise InputError(
+                f"row {i} ({ex.instruction[:40]!r}) has no prediction; an answer that is missing "
+                "is not one that is wrong, so nothing is scored"
+            )
     if reasons is not None and len(reasons) != len(rows):
         raise InputError(
-            f"{len(reasons):,} reasons for {len(rows):,} rows; give one a row, in the same order"
+            f"{len(reasons):,} reasons for {len(rows):,} rows; give one per row, in the same order"
         )
     if losses is not None and len(losses) != len(rows):
         raise InputError(
-            f"{len(losses):,} losses for {len(rows):,} rows: give (summed nats, tokens) of each row's response, in the order of the rows"
+            f"{len(losses):,} losses for {len(rows):,} rows: "
+            "give (summed nats, tokens) of each row's response, in the order of the rows"
         )
-    measures = {
-        name: np.array([f(p, ex.output) for p, ex in zip(texts, rows)], dtype=np.float64)
-        for name, f in (
-            ("exact_match", exact_match),
-            ("normalised_match", normalised_match),
-            ("rouge_l", rouge_l),
-            ("chrf", chrf),
-        )
-    }
-    mean = lambda values: float(np.mean(list(values)))
-    out = _summary(measures, np.arange(len(rows)), tuple(measures)) | {
-        "bleu": bleu(texts, [ex.output for ex in rows]),
-        "empty": sum(not t.strip() for t in texts),
-        "repetition": mean(map(repetition, texts)),
-        "length": {
-            "answers": mean(len(units(t)) for t in texts),
-            "references": mean(len(units(ex.output)) for ex in rows),
-        },
-        "stopped": None if reasons is None else mean(r != "length" for r in reasons),
-    }
-    if losses is not None:
-        scores = loss_score(losses)
-        out["interval"]["loss"] = scores.pop("interval")
-        out |= scores
-    for kind, field in (("tasks", "task"), ("langs", "lang"), ("splits", "split")):
-        parts = defaultdict(list)
-        for i, ex in enumerate(rows):
-            parts[getattr(ex, field)].append(i)
-        out[kind] = {
-            name: _summary(measures, np.array(at), ("exact_match", "rouge_l"))
-            for name, at in sorted(parts.items())
-            if name
-        }
-    return out
 
 
 def majority(rows) -> float:
-    """The exact match of one who answers each task and wording with its most frequent output: the number to beat."""
+    """The exact match of always answering a task and wording with its most frequent output."""
     outputs = defaultdict(list)
     for ex in rows:
         outputs[ex.task, ex.lang, ex.wording].append(normalise(ex.output))
-    right = sum(Counter(o).most_common(1)[0][1] for o in outputs.values())
+    right = sum(Counter(some).most_common(1)[0][1] for some in outputs.values())
     return right / max(1, sum(map(len, outputs.values())))
-
-
-# %% ../../nbs/10_evaluate.ipynb #contamination
-GRAM = 3  # units in a row
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Row `row` of the evaluation is in training row `train_row` (both counted from 0). kind: "exact" or "near"; share: of its n-grams."""
-
-    train_row: int
-    row: int
-    kind: str
-    share: float
-
-    def __str__(self) -> str:
-        return f"evaluation row {self.row} is training row {self.train_row}" + (
-            "" if self.kind == "exact" else f", nearly: {self.share:.0%} of its {GRAM}-grams"
-        )
-
-
-def _whole(ex: Example) -> str:
-    return "\n".join((ex.instruction, ex.input, ex.output))
-
-
-def _grams(text: str) -> set[tuple[str, ...]]:
-    """The n-grams of `units`, n = GRAM; of a shorter text, the whole of it."""
-    u = units(text)
-    return {tuple(u[i : i + GRAM]) for i in range(max(1, len(u) - GRAM + 1))} if u else set()
-
-
-def contamination(
-    training: Iterable[Example], rows: Iterable[Example], *, near: float = 0.8
-) -> list[Overlap]:
-    """The evaluation rows that occur among the training rows, each with the training row that holds most of it; Eq. 10.15.
-
-    Exactly: the same instruction, input and output after `normalise`; nearly: at least `near` of the row's n-grams of `units` are in one training row.
-    An inverted index of the evaluation rows is kept; training rows pass by one at a time. Errors: InputError for a `near` that is no share.
-    """
-    if not 0 < near <= 1:
-        raise InputError(
-            f"near {near}: it is the share of a row's n-grams that must be found, above 0 and at most 1"
-        )
-    rows = list(rows)
-    same, index, size = defaultdict(list), defaultdict(list), np.ones(len(rows))
-    for i, ex in enumerate(rows):
-        same[normalise(_whole(ex))].append(i)
-        parts = _grams(_whole(ex))
-        size[i] = max(1, len(parts))
-        for g in parts:
-            index[g].append(i)
-    index = {g: np.array(at) for g, at in index.items()}
-    exact, best, found = {}, np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
-    for j, ex in enumerate(training):
-        for i in same.get(normalise(_whole(ex)), ()):
-            exact.setdefault(i, j)
-        hits = [index[g] for g in _grams(_whole(ex)) if g in index]
-        if hits:
-            share = np.bincount(np.concatenate(hits), minlength=len(rows)) / size
-            better = share > best
-            best[better], found[better] = share[better], j
-    return [
-        Overlap(exact[i], i, "exact", 1.0)
-        if i in exact
-        else Overlap(int(found[i]), i, "near", float(best[i]))
-        for i in range(len(rows))
-        if i in exact or best[i] >= near
-    ]
 
 
 # %% ../../nbs/10_evaluate.ipynb #baseline
 def _line(ex, with_output: bool) -> str:
+    """A row as a worked example, or as the question after such examples."""
     asked = ex.instruction + (f" {ex.input}" if ex.input else "")
     return f"{asked} → {ex.output}" if with_output else f"{asked} →"
 
 
-def base_prompts(ex, shots) -> dict[str, str]:
-    """{'plain', 'few-shot'}: texts that give a base model a fair chance; it answers up to the end of the line."""
+def base_prompts(ex, shots, end: str = "\n") -> dict[str, str]:
+    """Texts that give a base model a fair chance.
+
+    Args:
+        ex: the row that is asked.
+        shots: worked examples.
+        end: what separates the examples, and so ends an answer.
+
+    Returns:
+        {"plain": the bare words, "few-shot": the same after the examples}.
+    """
     return {
         "plain": ex.instruction + (f"\n{ex.input}\n" if ex.input else "\n"),
-        "few-shot": "\n".join([_line(s, True) for s in shots] + [_line(ex, False)]),
+        "few-shot": end.join([_line(shot, True) for shot in shots] + [_line(ex, False)]),
     }
 
 
 def pick_shots(ex, pool, k: int = 4) -> list:
-    """The first `k` rows of `pool` that share task and language with `ex`, where rows say theirs; else the first `k`."""
+    """The first `k` rows of `pool` of the same task and language, but not `ex`; else any."""
     same = [s for s in pool if s.task == ex.task and s.lang == ex.lang and s != ex]
     return (same or [s for s in pool if s != ex])[:k]

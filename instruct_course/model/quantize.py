@@ -155,7 +155,7 @@ def _rounds_as_we_do() -> bool:
 
 @contextmanager
 def fast_loading() -> Iterator[None]:
-    """Inside, bitsandbytes quantises to 4 bits on a CPU in about half the time, to the same bits.
+    """Inside, bitsandbytes quantises to 4 bits on a CPU up to twice as fast, to the same bits.
 
     Outside all is as before. A bitsandbytes that brings a kernel of its own for CPUs, or rounds
     otherwise (before 0.50), is left alone, and so are GPUs.

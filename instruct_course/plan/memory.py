@@ -5,30 +5,22 @@
 # %% auto #0
 __all__ = [
     "SHAPES",
-    "SHORT",
     "BYTES",
     "LARGE",
-    "PARTS",
-    "CARDS",
-    "ON_CPU",
-    "EFFICIENCY",
-    "CONTEXT",
-    "SLACK",
+    "SHARE",
     "Shape",
     "config",
     "shape",
     "nf4_bytes",
     "Setting",
-    "Ledger",
     "memory",
     "operations",
-    "Card",
-    "machine",
     "need",
-    "Rung",
-    "ladder",
+    "Saving",
+    "savings",
     "choose",
     "plan",
+    "describe",
 ]
 
 # %% ../../nbs/workshop/13_memory.ipynb #shape
@@ -38,14 +30,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..model import hub
+from instruct_course.plan.gpus import (
+    ALLOCATOR_SHARE,
+    CPU_SHARE,
+    CUDA_BYTES,
+    GPU,
+    GPUS,
+    MFU,
+    machine,
+)
+from .trace import PARTS, peak
 from ..train.engine import KINDS
-from ..train.fused import SCORES
-from ..train.loss import LOGITS
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model's configuration decides its memory and its time. kind: transformers' model_type."""
+    """What of a model's configuration decides its memory and time. kind: its model_type."""
 
     name: str
     kind: str
@@ -126,25 +127,21 @@ SHAPES = {  # from the config.json that each model's publisher put on the hub
     "deepseek-ai/deepseek-llm-7b-base": _known("llama", 102400, 4096, 11008, 30, 32, 32),
 }
 SHAPES["smollm2"] = _known("llama", 49152, 576, 1536, 30, 9, 3, tie_word_embeddings=True)
-SHORT = {
-    "7b": "Qwen/Qwen2.5-7B",
-    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
-    "llama-2-7b": "meta-llama/Llama-2-7b-hf",
-    "llama-3-8b": "meta-llama/Llama-3.1-8B",
-    "mistral-7b": "mistralai/Mistral-7B-v0.3",
-    "olmo-2-7b": "allenai/OLMo-2-1124-7B",
-    "deepseek-7b": "deepseek-ai/deepseek-llm-7b-base",
-}
 
 
 # %% ../../nbs/workshop/13_memory.ipynb #shape-of
 def config(name: str) -> dict:
-    """config.json of a model by its name: nano, smollm2, one of `SHAPES` or `SHORT`, a folder, or a hub id of which only that file is fetched. Errors: InputError."""
-    if known := SHAPES.get(SHORT.get(name.lower(), name)):
-        return known
-    from instruct_course.model import hub
-    from instruct_course.model.load import compute_dtype
+    """config.json of a model by its name.
 
+    Args:
+        name: nano, smollm2, one of `SHAPES` or `hub.HUB`, a folder, or a hub id, of which only
+            that file is fetched.
+
+    Raises:
+        InputError: there is no such model, or its file cannot be read.
+    """
+    if known := SHAPES.get(hub.HUB.get(name.lower(), name)):
+        return known
     file = hub.config_file(name)
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -155,7 +152,11 @@ def config(name: str) -> dict:
 
 
 def shape(name: str, values: dict | None = None) -> Shape:
-    """The `Shape` in a config.json (`config(name)` if None). Errors: InputError that names the field when it is no Llama-like model."""
+    """The `Shape` in a config.json's `values` (`config(name)` if None).
+
+    Raises:
+        InputError: it is no Llama-like model; the sentence names the field.
+    """
     c = config(name) if values is None else values
     c = c.get("text_config") or c
     try:
@@ -165,7 +166,7 @@ def shape(name: str, values: dict | None = None) -> Shape:
             str(c["model_type"]),
         )
         out = Shape(
-            SHORT.get(name.lower(), name),
+            hub.HUB.get(name.lower(), name),
             kind,
             int(c["vocab_size"]),
             hidden,
@@ -179,7 +180,8 @@ def shape(name: str, values: dict | None = None) -> Shape:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{name}: its config.json has no usable {str(error).strip(chr(39))[:60]}, so the plan does not know its shape; name a Llama-like model"
+            f"{name}: its config.json has no usable {str(error).strip(chr(39))[:60]}, so the plan "
+            "does not know its shape; name a Llama-like model"
         ) from None
     if (
         min(
@@ -194,7 +196,10 @@ def shape(name: str, values: dict | None = None) -> Shape:
 
 # %% ../../nbs/workshop/13_memory.ipynb #nf4-bytes
 def nf4_bytes(weights: int) -> float:
-    """Bytes of so many weights in NF4 with double quantisation: half a byte each, one for the scale of 64, four for that of 256 scales; Eq. 13.1."""
+    """Bytes of so many weights in NF4 with double quantisation, Eq. 13.1.
+
+    Half a byte each, one for the scale of 64, four for that of 256 scales.
+    """
     blocks = math.ceil(weights / 64)
     return weights / 2 + blocks + 4 * math.ceil(blocks / 256)
 
@@ -206,7 +211,11 @@ LARGE = 1e9  # parameters above which `tune` leaves the use of memory to the pla
 
 @dataclass(frozen=True)
 class Setting:
-    """How it is trained. max_length: tokens of the longest row; batch_tokens: of a step; micro_batches: parts of a step; response: share of a row that is supervised."""
+    """How it is trained, by the names of `tune`.
+
+    max_length: tokens of the longest row; batch_tokens: of a step; micro_batches: parts of a
+    step; response: share of a row that is supervised.
+    """
 
     max_length: int = 1024
     batch_tokens: int = 4096
@@ -237,268 +246,27 @@ class Setting:
         return max(1, math.ceil(max(1, self.batch_tokens // self.max_length) / self.micro_batches))
 
 
-# %% ../../nbs/workshop/13_memory.ipynb #ledger
-PARTS = (
-    "4-bit weights",
-    "embedding and head",
-    "adapters",
-    "optimizer",
-    "gradients",
-    "activations",
-    "working memory",
-)
-
-
-class Ledger:
-    """Bytes that are alive, by key; `most` is the most there ever was, `parts` what it was made of."""
-
-    def __init__(self):
-        self.live, self.now, self.most, self.parts = {}, 0.0, 0.0, {}
-
-    def take(self, part: str, /, **sizes: float):
-        """Bytes that become alive, under names that are free for `drop`."""
-        for key, size in sizes.items():
-            assert key not in self.live, key
-            self.live[key] = part, size
-            self.now += size
-        if self.now > self.most:
-            self.most, self.parts = self.now, dict.fromkeys(PARTS, 0.0)
-            for of, size in self.live.values():
-                self.parts[of] += size
-
-    def drop(self, *keys: str):
-        for key in keys:
-            self.now -= self.live.pop(key)[1]
-
-    def pulse(self, **sizes: float):
-        """Alive for a moment, all of them together."""
-        self.take("working memory", **sizes)
-        self.drop(*sizes)
-
-
-# %% ../../nbs/workshop/13_memory.ipynb #step
-class _Step:
-    """A step of the engine (chapter 08) with numbers of bytes in the place of tensors: what it takes and gives back, in the engine's order."""
-
-    def __init__(self, shape: Shape, setting: Setting):
-        s, self.shape, self.setting, self.book = setting, shape, setting, Ledger()
-        self.e, self.wide = BYTES[s.dtype], 4  # bytes of a number, and of one in float32
-        self.T, self.B = s.max_length, s.rows
-        self.N, self.Q = (
-            self.B * self.T,
-            max(1, round(self.T * s.response)),
-        )  # tokens; of them in a row supervised
-        self.M = self.B * self.Q
-        self.q, self.kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        self.A = sum(
-            s.lora_r * (out + inner) for out, inner in shape.linear
-        )  # parameters of a layer's adapters
-        self.saved = [set() for _ in range(shape.layers)]
-        V, H, L, e = shape.vocab, shape.hidden, shape.layers, self.e
-        nf4 = sum(nf4_bytes(out * inner) for out, inner in shape.linear)
-        self.book.take(
-            "4-bit weights",
-            codes=L * nf4,
-            norms=(2 * L + 1) * H * e + L * (self.q + 2 * self.kv) * e * shape.biases,
-        )
-        self.book.take("embedding and head", tables=(1 if shape.tied else 2) * V * H * e)
-        self.book.take("adapters", adapters=L * self.A * self.wide)
-        self.book.take("optimizer", optimizer=2 * L * self.A * self.wide)
-        g = shape.heads // shape.kv_heads
-        self.book.take(
-            "activations",
-            mask=g * self.T**2 * e,
-            asked=self.B * shape.heads * self.Q * self.T * e,
-            angles=2 * self.N * shape.head_dim * e,
-        )
-
-    def keep(self, i: int, **sizes):
-        """Saved for the backward pass of layer i."""
-        self.book.take("activations", **{f"{i} {k}": v for k, v in sizes.items()})
-        self.saved[i] |= {f"{i} {k}" for k in sizes}
-
-    def gone(self, i: int, *names):
-        keys = {f"{i} {k}" for k in names} & self.saved[i]
-        self.book.drop(*keys)
-        self.saved[i] -= keys
-
-    def weight(self, i: int, name: str, sizes, inner: int):
-        """A group's weights, made from 4 bits; where there are several layers one is made at a time and copied."""
-        self.book.take("working memory", **{f"{i} {name}": sum(sizes) * inner * self.e})
-        self.saved[i].add(f"{i} {name}")
-        if len(sizes) > 1:
-            self.book.pulse(part=max(sizes) * inner * self.e)
-
-    def groups(self, last: bool):
-        """(name, sizes, inner, rows) of what reads the input of the attention: of the last layer q for the supervised positions only."""
-        q, kv, H = self.q, self.kv, self.shape.hidden
-        return (
-            [("wkv", [kv, kv], H, self.N), ("wq", [q], H, self.M)]
-            if last
-            else [("wqkv", [q, kv, kv], H, self.N)]
-        )
-
-    def attends(self, Q: int) -> bool:
-        """Whether the engine keeps the scores (Eq. 8.6) instead of calling the fused kernel."""
-        return self.setting.device == "cpu" and self.B * self.shape.heads * Q * self.T <= SCORES
-
-
-# %% ../../nbs/workshop/13_memory.ipynb #forward
-def _forward(step: _Step, i: int, *, again: bool):
-    """Layer i; `again`: for the second time, in the backward pass of checkpointing, which also keeps the weights."""
-    book, s, e, w, H, F = (
-        step.book,
-        step.shape,
-        step.e,
-        step.wide,
-        step.shape.hidden,
-        step.shape.intermediate,
-    )
-    last, B, T, N, r = i == s.layers - 1, step.B, step.T, step.N, step.setting.lora_r
-    R, Q = (step.M, step.Q) if last else (N, T)
-    used = lambda name: None if again else step.gone(i, name)
-    rounded = (
-        step.A if e < w else r * sum(inner for _, inner in s.linear)
-    )  # adapters in the dtype of the products; Bs of the same dtype need no copy
-    step.keep(i, x=N * H * e + N * w, ab=rounded * e, u=(2 * N + 5 * R) * r * e)
-    for name, sizes, inner, rows in step.groups(last):
-        step.weight(i, name, sizes, inner)
-        if name == "wq":
-            step.keep(i, xq=step.M * H * e)
-        book.take("working memory", **{f"y{name}": rows * sum(sizes) * e})
-        used(name)
-    book.take("working memory", turned=(R * step.q + N * step.kv) * e)
-    book.pulse(rows=(R * step.q + 2 * N * step.kv) * e)
-    book.drop("turned", *(f"y{name}" for name, *_ in step.groups(last)))
-    if s.kind == "qwen3":  # it norms queries and keys, and keeps them as they were
-        step.keep(i, y=(R * step.q + 2 * N * step.kv) * e + (R * s.heads + N * s.kv_heads) * w)
-    step.keep(i, qkv=(R * step.q + 2 * N * step.kv) * e)
-    scores = B * s.heads * Q * T
-    if step.attends(Q):
-        book.take("working memory", e=scores * e, soft=scores * w)
-        if e < w:
-            book.pulse(rounded=scores * e)
-        book.drop("e", "soft")
-        step.keep(i, alpha=scores * e)
-    else:
-        step.keep(i, alpha=R * step.q * e + B * s.heads * Q * w)
-    book.pulse(mixed=R * step.q * e, rows=R * step.q * e)
-    step.keep(i, o=R * step.q * e)
-    step.weight(i, "wo", [H], step.q)
-    step.keep(i, h2=R * H * e)
-    used("wo")
-    step.keep(i, x2=R * H * e + R * w)
-    step.weight(i, "wg", [F, F], H)
-    step.keep(i, both=2 * R * F * e)
-    used("wg")
-    step.keep(i, f=R * F * e)
-    step.weight(i, "wd", [H], F)
-    book.pulse(y=(1 if again else 2) * R * H * e)
-    used("wd")
-
-
-# %% ../../nbs/workshop/13_memory.ipynb #backward
-def _backward(step: _Step, i: int):
-    """Layer i, from its end to its beginning: each thing that was kept is given back where it has been used."""
-    book, s, e, w, H, F = (
-        step.book,
-        step.shape,
-        step.e,
-        step.wide,
-        step.shape.hidden,
-        step.shape.intermediate,
-    )
-    last, B, T, N = i == s.layers - 1, step.B, step.T, step.N
-    R, Q = (step.M, step.Q) if last else (N, T)
-    made = lambda *group: None if step.setting.gradient_checkpointing else step.weight(i, *group)
-    take = lambda **sizes: book.take("working memory", **sizes)
-    take(dh=R * H * e)
-    made("wd", [H], F)
-    take(df=R * F * e)
-    step.gone(i, "wd", "f")
-    take(dboth=2 * R * F * e)
-    book.pulse(silu=2 * R * F * e)
-    book.drop("df")
-    step.gone(i, "both")
-    made("wg", [F, F], H)
-    take(dx=R * H * e)
-    book.drop("dboth")
-    step.gone(i, "wg")
-    book.pulse(norm=3 * R * H * w)
-    book.drop("dx")
-    step.gone(i, "x2", "h2")
-    made("wo", [H], step.q)
-    take(do=R * step.q * e)
-    step.gone(i, "wo", "o")
-    take(dmixed=R * step.q * e)
-    book.drop("do")
-    scores = 2 * B * s.heads * Q * T * e if step.attends(Q) else 0
-    take(dscores=scores, dqkv=(R * step.q + 2 * N * step.kv) * e)
-    book.drop("dscores", "dmixed")
-    step.gone(i, "qkv", "alpha")
-    take(dline=(R * step.q + 2 * N * step.kv) * e)
-    book.drop("dqkv")
-    for name, sizes, inner, _ in step.groups(last):
-        made(name, sizes, inner)
-    if s.kind == "qwen3":
-        book.pulse(norm=3 * (R * step.q + N * step.kv) * w)
-        step.gone(i, "y")
-    take(dx=N * H * e)
-    book.drop("dline")
-    step.gone(i, "wqkv", "wkv", "wq", "xq")
-    book.pulse(norm=3 * N * H * w)
-    book.drop("dx", "dh")
-    step.gone(i, "x", "ab", "u")
-
-
-# %% ../../nbs/workshop/13_memory.ipynb #loss
-def _loss(step: _Step):
-    """The head on the supervised positions, a piece of the vocabulary's scores at a time (Eq. 3.5)."""
-    book, e, w = step.book, step.e, step.wide
-    V, some = step.shape.vocab, max(1, LOGITS // step.shape.vocab)
-    rows, second = min(step.M, some) * V, max(0, min(some, step.M - some)) * V
-    book.take(
-        "working memory", out=step.M * step.shape.hidden * e, dout=step.M * step.shape.hidden * e
-    )
-    for piece, before in (
-        (rows, 0),
-        (second, rows * w),
-    ):  # the scores before these are given back last
-        book.pulse(scores=piece * (e + w if e < w else w), before=before if piece else 0)
-    book.pulse(scores=rows * w, log_sum=rows * w)
-    book.drop("out", "dout")
-
-
-# %% ../../nbs/workshop/13_memory.ipynb #run
-def _run(step: _Step) -> Ledger:
-    """All parts of a step: forwards, the loss, backwards, and the gradients that stay."""
-    layers, again = step.shape.layers, step.setting.gradient_checkpointing
-    for part in range(step.setting.micro_batches):
-        for i in range(layers):
-            step.book.take("activations", **{f"h{i}": step.N * step.shape.hidden * step.e})
-            _forward(step, i, again=False)
-            if again:
-                step.gone(i, *(k.split(" ")[1] for k in set(step.saved[i])))
-        _loss(step)
-        for i in reversed(range(layers)):
-            if again:
-                _forward(step, i, again=True)
-            _backward(step, i)
-            step.book.drop(f"h{i}")
-            if not part:
-                step.book.take("gradients", **{f"d{i}": step.A * step.wide})
-    return step.book
-
-
 # %% ../../nbs/workshop/13_memory.ipynb #memory
 def memory(shape: Shape, setting: Setting) -> dict[str, float]:
-    """Bytes at the widest moment of a training step, by part of `PARTS`; Eqs. 13.1 to 13.3."""
-    return _run(_Step(shape, setting)).parts
+    """Bytes at the peak of a training step, by part of `PARTS`.
+
+    The engine itself takes the step, on tensors without memory (`trace.peak`).
+    """
+    parts = min(2, setting.micro_batches)
+    alike = replace(
+        setting,
+        dtype="float32" if setting.dtype == "float32" else "bfloat16",
+        micro_batches=parts,
+        batch_tokens=parts * setting.rows * setting.max_length,
+    )
+    return dict(peak(shape, alike))
 
 
 # %% ../../nbs/workshop/13_memory.ipynb #flops
 def operations(shape: Shape, setting: Setting) -> dict[str, int]:
-    """Floating-point operations of a step's matrix products by part, two for a multiplication with its addition; Eq. 13.4.
+    """Floating-point operations of a step's matrix products by part, Eq. 13.4.
+
+    A multiplication with its addition counts as two.
 
     Keys: 'body' (frozen layers), 'adapters', 'attention', 'head'.
     """
@@ -537,91 +305,25 @@ def operations(shape: Shape, setting: Setting) -> dict[str, int]:
     }
 
 
-# %% ../../nbs/workshop/13_memory.ipynb #cards
-@dataclass(frozen=True)
-class Card:
-    """What a training runs on. memory: bytes that a process can use; peak: operations a second in `dtype`, from the maker's data sheet (0: not known)."""
-
-    name: str
-    memory: float
-    peak: float
-    dtype: str
-    device: str = "cuda"
-
-
-def _card(name: str, gib: float, tera: float, dtype: str = "bfloat16") -> Card:
-    return Card(name, gib * 2**30, tera * 1e12, dtype)
-
-
-CARDS = {
-    c.name: c
-    for c in (  # memory as nvidia-smi shows it; operations dense, 16 bits, from NVIDIA's data sheets
-        _card("t4", 15.0, 65, "float16"),
-        _card("v100", 16.0, 125, "float16"),
-        _card("l4", 22.5, 121),
-        _card("a10", 22.5, 125),
-        _card("3090", 24.0, 71),
-        _card("4090", 24.0, 165),
-        _card("a100-40", 40.0, 312),
-        _card("a100-80", 80.0, 312),
-        _card("h100", 80.0, 989),
-    )
-}
-ON_CPU = 0.5  # of a processor's measured products: the rest of a step takes as long again (benchmarks/README.md: 53 to 62 %)
-EFFICIENCY = (
-    0.3  # share of a card's peak that a step is assumed to reach: an assumption, not a measurement
-)
-CONTEXT, SLACK = (
-    0.6e9,
-    0.05,
-)  # of a GPU: what CUDA itself takes, and the share that the allocator loses in between: assumptions too
-
-
-def machine() -> Card:
-    """This machine: its first GPU, or else its processor with the memory that is free now. The processor's peak is measured, in about a second."""
-    import time
-
-    import psutil
-    import torch
-
-    from instruct_course.model import hub
-    from instruct_course.model.load import compute_dtype
-
-    dtype = compute_dtype("any")
-    name = str(dtype).removeprefix("torch.")
-    if torch.cuda.is_available():
-        title, total = (
-            torch.cuda.get_device_name(),
-            torch.cuda.get_device_properties(0).total_memory,
-        )
-        known = next(
-            (c.peak for c in CARDS.values() if c.name.split("-")[0] in title.lower().split()), 0.0
-        )
-        return Card(title, float(total), known, name)
-    a, b, best = torch.randn(512, 2048).to(dtype), torch.randn(2048, 2048).to(dtype), math.inf
-    for _ in range(4):
-        started = time.perf_counter()
-        a @ b.T
-        best = min(best, time.perf_counter() - started)
-    return Card(
-        "this processor",
-        float(psutil.virtual_memory().available),
-        2 * 512 * 2048**2 / best,
-        name,
-        "cpu",
-    )
-
-
 # %% ../../nbs/workshop/13_memory.ipynb #need
+SHARE = 0.92  # of a device's memory that a plan may fill
+
+
 def need(shape: Shape, setting: Setting) -> float:
-    """Bytes that a training takes of its card: `memory`, and on a GPU what CUDA and its allocator take besides (predicted)."""
+    """Bytes that a training takes of its device: `memory`, and on a GPU what CUDA and its
+    allocator take besides (predicted)."""
     total = sum(memory(shape, setting).values())
-    return total * (1 + SLACK) + CONTEXT if setting.device == "cuda" else total
+    if setting.device == "cuda":
+        return total * (1 + ALLOCATOR_SHARE) + CUDA_BYTES
+    return total
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A step of the ladder: what to change, in words and as options; what it costs; the setting and the bytes from there on."""
+class Saving:
+    """A change that saves memory, on top of those before it.
+
+    change: in words; options: for `tune`; costs: what it costs; setting, bytes: from there on.
+    """
 
     change: str
     options: str
@@ -630,149 +332,284 @@ class Rung:
     bytes: float
 
 
-def ladder(shape: Shape, setting: Setting) -> list[Rung]:
-    """Changes that save memory, each on top of those before, the ones that cost least first. The first rung changes nothing."""
-    out = [Rung("as asked", "", "", setting, need(shape, setting))]
-
-    def climb(change: str, options: str, costs: str, **new):
-        now = replace(out[-1].setting, **new)
-        if (size := need(shape, now)) < out[-1].bytes:
-            out.append(Rung(change, options, costs, now, size))
-
-    work = lambda s: sum(operations(shape, s).values())
-    rows = setting.rows
-    if rows > 1:
-        parts = setting.micro_batches * rows
-        climb(
-            "the rows of a step one after the other",
+def _candidates(shape: Shape, asked: Setting):
+    """(change, options, costs, fields) of what may save memory, cheapest first."""
+    parts = asked.micro_batches * asked.rows
+    if asked.rows > 1:
+        yield (
+            "one row at a time",
             f"--micro-batches {parts}",
-            "the same step; more, smaller products",
-            micro_batches=parts,
+            "smaller products",
+            {"micro_batches": parts},
         )
-    if not setting.gradient_checkpointing:
-        now = out[-1].setting
-        climb(
+    if not asked.gradient_checkpointing:
+        twice = replace(asked, gradient_checkpointing=True)
+        work, more = (sum(operations(shape, s).values()) for s in (asked, twice))
+        yield (
             "activations computed twice",
             "--gradient-checkpointing",
-            f"{100 * (work(replace(now, gradient_checkpointing=True)) / work(now) - 1):.0f} % more operations",
-            gradient_checkpointing=True,
+            f"{100 * (more / work - 1):.0f} % more operations",
+            {"gradient_checkpointing": True},
         )
-    length = setting.max_length
+    length = asked.max_length
     while length > 256:
         length = max(256, length // 2)
-        climb(
+        yield (
             f"rows of {length} tokens",
             f"--max-length {length}",
-            "longer rows lose the end of their input",
-            max_length=length,
+            "longer inputs are cut",
+            {"max_length": length},
         )
-    rank = setting.lora_r
-    while rank > 4:
-        rank //= 2
-        climb(
-            f"rank {rank}",
-            f"--lora-r {rank}",
-            f"{setting.lora_r // rank} times fewer trained weights",
-            lora_r=rank,
+    lora_r = asked.lora_r
+    while lora_r > 4:
+        lora_r //= 2
+        yield (
+            f"rank {lora_r}",
+            f"--lora-r {lora_r}",
+            f"{asked.lora_r // lora_r} times fewer trained weights",
+            {"lora_r": lora_r},
         )
+
+
+def savings(shape: Shape, setting: Setting) -> list[Saving]:
+    """Changes that save memory, each on top of those before, the cheapest first.
+
+    The first one changes nothing.
+    """
+    out = [Saving("as asked", "", "", setting, need(shape, setting))]
+    for change, options, costs, fields in _candidates(shape, setting):
+        now = replace(out[-1].setting, **fields)
+        size = need(shape, now)
+        if size < out[-1].bytes:
+            out.append(Saving(change, options, costs, now, size))
     return out
 
 
-def choose(shape: Shape, card: Card, setting: Setting, *, share: float = 0.92) -> Setting:
-    """The first rung that fits into `share` of the card and leaves what is learnt as it is (accumulation, checkpointing).
+def _learns_the_same(one: Setting, other: Setting) -> bool:
+    return (one.max_length, one.lora_r) == (other.max_length, other.lora_r)
 
-    Errors: InputError that names the first other change that fits, or the smallest card that would do.
+
+def choose(shape: Shape, gpu: GPU, setting: Setting, *, share: float = SHARE) -> Setting:
+    """The settings that `tune` takes: the first of `savings` that fits into `share` of the
+    device and leaves what is learnt as it is (micro-batches, checkpointing).
+
+    Raises:
+        InputError: none does; it names the first other change that fits, or the smallest GPU
+            that would do.
     """
-    rungs = ladder(shape, setting)
-    fits = [r for r in rungs if r.bytes <= share * card.memory]
-    if fits and (fits[0].setting.max_length, fits[0].setting.lora_r) == (
-        setting.max_length,
-        setting.lora_r,
-    ):
+    found = savings(shape, setting)
+    fits = [s for s in found if s.bytes <= share * gpu.memory]
+    if fits and _learns_the_same(fits[0].setting, setting):
         return fits[0].setting
-    what = f"{shape.name}: its training needs {rungs[-1 if not fits else 0].bytes / 1e9:.1f} GB{'' if fits else ' at least'}, and {card.name} has {card.memory / 1e9:.1f} GB"
+    size = found[0 if fits else -1].bytes / 1e9
+    what = (
+        f"{shape.name}: its training needs {size:.1f} GB{'' if fits else ' at least'}, "
+        f"and {gpu.name} has {gpu.memory / 1e9:.1f} GB"
+    )
     if fits:
-        raise InputError(
-            f"{what}; it fits with "
-            + " ".join(
-                r.options
-                for r in rungs[1 : rungs.index(fits[0]) + 1]
-                if not r.options.startswith(("--acc", "--check"))
-            ).strip()
-        )
-    larger = next(
-        (
-            c.name
-            for c in sorted(CARDS.values(), key=lambda c: c.memory)
-            if need(shape, replace(rungs[-1].setting, dtype=c.dtype, device="cuda"))
-            <= share * c.memory
-        ),
-        None,
-    )
-    raise InputError(
-        f"{what}; take a smaller model" + (f", or a GPU like {larger}" if larger else "")
-    )
+        made = found[1 : found.index(fits[0]) + 1]
+        changes = [s.options for s in made if s.options.startswith(("--max-length", "--lora-r"))]
+        raise InputError(f"{what}; it fits with {' '.join(changes)}")
+    least = need(shape, replace(found[-1].setting, dtype="bfloat16", device="cuda"))
+    larger = [g for g in GPUS.values() if least <= share * g.memory]
+    also = f", or a GPU like {min(larger, key=lambda g: g.memory).name}" if larger else ""
+    raise InputError(f"{what}; take a smaller model{also}")
 
 
 # %% ../../nbs/workshop/13_memory.ipynb #plan
+def _fitting(shape: Shape, asked: Setting) -> dict[str, bool]:
+    """Of each known GPU, whether `tune` would find settings that fit."""
+    same = [
+        s.bytes
+        for s in savings(shape, replace(asked, dtype="bfloat16", device="cuda"))
+        if _learns_the_same(s.setting, asked)
+    ]
+    return {gpu.name: min(same) <= SHARE * gpu.memory for gpu in GPUS.values()}
+
+
+def _chosen(shape: Shape, gpu: GPU, asked: Setting) -> tuple[Setting, str | None]:
+    """(settings as `tune` takes them, None), or (as asked, why it refuses)."""
+    if shape.parameters <= LARGE:
+        return asked, None
+    try:
+        return choose(shape, gpu, asked), None
+    except InputError as error:
+        return asked, str(error)
+
+
 def plan(
     name: str,
-    card: Card,
+    gpu: GPU,
     setting: Setting,
     *,
     tokens: int = 1_000_000,
     price: float | None = None,
-    efficiency: float = EFFICIENCY,
+    mfu: float = MFU,
     values: dict | None = None,
 ) -> dict:
-    """All that `instruct-course plan` prints: memory by part, whether it fits, the time of an epoch of so many tokens, its cost at `price` an hour, and the ladder.
+    """What `tune` would do with a model on a device, and what that takes; nothing is run.
 
-    copies: bytes that come on top for a model up to `LARGE`, whose weights `tune` keeps in 16 (or 32) bits too where they are less than a quarter of the free memory.
+    Args:
+        name: as for `config`. values: of its config.json, if known.
+        gpu: the device. setting: as asked; its dtype and device are those of `gpu`.
+        tokens: of an epoch, for its time; price: of an hour, for its cost.
+        mfu: share of a GPU's peak that is assumed.
 
-    Everything in it is predicted from the configuration. Errors: InputError.
+    Returns:
+        As assets/schemas/plan.schema.json says; sizes in bytes. `setting`, `parts`, `bytes` and
+        `fits` are of the settings that `tune` would choose, `asked` are those asked for,
+        `refusal` is why `tune` would refuse. copies: bytes on top for a model up to `LARGE`,
+        of which `tune` keeps 16-bit weights too where there is room.
+
+    Raises:
+        InputError: the model is not known, or it is no Llama-like one.
     """
-    s, setting = shape(name, values), replace(setting, dtype=card.dtype, device=card.device)
-    rungs, parts, total = ladder(s, setting), memory(s, setting), need(s, setting)
-    step = max(1, setting.batch_tokens // setting.max_length) * setting.max_length
-    share = efficiency if card.device == "cuda" else ON_CPU
-    rate = card.peak * share
-    seconds = sum(operations(s, setting).values()) / step * tokens / rate if rate else None
+    s = shape(name, values)
+    asked = replace(setting, dtype=gpu.dtype, device=gpu.device)
+    chosen, refusal = _chosen(s, gpu, asked)
+    parts = memory(s, chosen)
+    total = need(s, chosen)
+    if gpu.device == "cuda":
+        parts["CUDA and its allocator"] = total - sum(parts.values())
+    found = savings(s, asked)
     return {
-        "version": 1,
+        "version": 2,
         "predicted": True,
         "model": s.name,
         "shape": asdict(s),
         "parameters": s.parameters,
         "engine": s.kind in KINDS,
-        "setting": asdict(setting),
-        "card": asdict(card),
-        "parts": parts
-        | (
-            {"CUDA and its allocator": total - sum(parts.values())} if card.device == "cuda" else {}
-        ),
+        "asked": asdict(asked),
+        "setting": asdict(chosen),
+        "refusal": refusal,
+        "gpu": asdict(gpu),
+        "parts": parts,
         "bytes": total,
-        "copies": 0 if s.parameters > LARGE else s.weights * BYTES[card.dtype],
-        "fits": total <= card.memory,
-        "epoch": {
-            "tokens": tokens,
-            "seconds": seconds,
-            "operations_per_token": sum(operations(s, setting).values()) / step,
-            "share": share,
-            "cost": seconds * price / 3600 if price and seconds else None,
-        },
-        "ladder": [
+        "copies": 0 if s.parameters > LARGE else s.weights * BYTES[gpu.dtype],
+        "fits": refusal is None and total <= gpu.memory,
+        "epoch": _epoch(s, chosen, gpu, tokens, price, mfu),
+        "savings": [
             {
-                "change": r.change,
-                "options": r.options,
-                "costs": r.costs,
-                "bytes": r.bytes,
-                "saves": rungs[max(0, i - 1)].bytes - r.bytes,
-                "fits": r.bytes <= card.memory,
+                "change": now.change,
+                "options": now.options,
+                "costs": now.costs,
+                "bytes": now.bytes,
+                "saves": before.bytes - now.bytes,
+                "fits": now.bytes <= SHARE * gpu.memory,
             }
-            for i, r in enumerate(rungs)
+            for before, now in zip([found[0], *found], found)
         ],
-        "cards": {
-            c.name: need(s, replace(setting, dtype=c.dtype, device="cuda")) <= c.memory
-            for c in CARDS.values()
-        },
+        "gpus": _fitting(s, asked),
     }
+
+
+def _epoch(shape, setting, gpu: GPU, tokens: int, price: float | None, mfu: float) -> dict:
+    """Time and cost of an epoch of so many tokens."""
+    share = mfu if gpu.device == "cuda" else CPU_SHARE
+    rows = max(1, setting.batch_tokens // setting.max_length)
+    per_token = sum(operations(shape, setting).values()) / (rows * setting.max_length)
+    seconds = per_token * tokens / (gpu.peak * share) if gpu.peak else None
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "operations_per_token": per_token,
+        "share": share,
+        "cost": seconds * price / 3600 if price and seconds else None,
+    }
+
+
+# %% ../../nbs/workshop/13_memory.ipynb #plan-describe
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+def _options(setting: dict) -> str:
+    """A setting as options of `tune`."""
+    names = ("max_length", "batch_tokens", "lora_r", "micro_batches")
+    out = [f"--{name.replace('_', '-')} {setting[name]}" for name in names]
+    return " ".join(out + ["--gradient-checkpointing"] * setting["gradient_checkpointing"])
+
+
+def _opening(made: dict) -> str:
+    """What `tune` would do, in a sentence."""
+    if made["refusal"]:
+        return f"It does not fit, and tune would refuse it. {made['refusal']}."
+    fits = "It fits." if made["fits"] else "It does not fit."
+    return f"tune would train it with {_options(made['setting'])}. {fits}"
+
+
+def _parts_table(made: dict):
+    from rich.table import Table
+
+    gpu = made["gpu"]
+    table = Table(
+        title=f"{made['model']} ({made['parameters'] / 1e9:.2f}B) on {gpu['name']}, "
+        f"{gpu['dtype']}: predicted",
+        title_justify="left",
+    )
+    table.add_column("part")
+    table.add_column("GB", justify="right")
+    for part, size in made["parts"].items():
+        table.add_row(part, _gigabytes(size))
+    table.add_section()
+    table.add_row("peak of a step", _gigabytes(made["bytes"]))
+    table.add_row("there is", _gigabytes(gpu["memory"]))
+    return table
+
+
+def _savings_table(made: dict):
+    from rich.table import Table
+
+    table = Table(title="What saves memory, each on top of those before", title_justify="left")
+    table.add_column("option")
+    table.add_column("GB", justify="right")
+    table.add_column("fits")
+    table.add_column("what it costs")
+    fits = [saving["fits"] for saving in made["savings"]]
+    shown = fits.index(True) + 2 if True in fits else len(fits)
+    for saving in made["savings"][:shown]:
+        table.add_row(
+            saving["options"] or saving["change"],
+            _gigabytes(saving["bytes"]),
+            "yes" if saving["fits"] else "no",
+            saving["costs"],
+        )
+    return table
+
+
+def _epoch_sentence(made: dict) -> str:
+    epoch = made["epoch"]
+    minutes = epoch["seconds"] / 60
+    time = f"{minutes / 60:.1f} hours" if minutes >= 60 else f"{minutes:.0f} minutes"
+    cost = f" and cost about {epoch['cost']:.2f}" if epoch["cost"] is not None else ""
+    peak_of = "its data sheet's peak" if made["gpu"]["device"] == "cuda" else "a bare product here"
+    return (
+        f"{epoch['tokens']:,} tokens take about {time}{cost}: "
+        f"{epoch['operations_per_token'] / 1e9:.2g} billion operations per token, "
+        f"at {epoch['share']:.0%} of {peak_of} (assumed)."
+    )
+
+
+def describe(made: dict):
+    """A `plan` for a person, as something that rich prints; readable at 80 columns."""
+    from rich.console import Group
+
+    out = [_opening(made), _parts_table(made)]
+    if made["asked"] != made["setting"] or not made["fits"]:
+        out.append(_savings_table(made))
+    if not made["engine"]:
+        out.append(
+            "The engine does not take models of this type: the plainer path that trains it "
+            "needs more memory and time than this."
+        )
+    if made["copies"]:
+        out.append(
+            "So small a model is trained faster with copies of its weights beside the 4-bit "
+            f"ones, {_gigabytes(made['copies'])} GB more, where that is less than a quarter of "
+            "the free memory."
+        )
+    if made["epoch"]["seconds"] is not None:
+        out.append(_epoch_sentence(made))
+    fits = [name for name, ok in made["gpus"].items() if ok]
+    out.append(f"With settings that tune would choose it fits on: {', '.join(fits) or 'none'}.")
+    return Group(*out)

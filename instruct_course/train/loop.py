@@ -11,6 +11,7 @@ __all__ = [
     "fit",
     "prepare",
     "create_engine",
+    "supervised_tokens",
     "ended_before",
     "remaining_steps",
     "set_learning_rate",
@@ -42,16 +43,7 @@ from .distributed import all_reduce_gradients, processes
 from .engine import Engine, supports
 from .heldout import heldout_loss, row_losses
 from .micro_batches import forward_backward
-from instruct_course.train.state import (
-    Step,
-    Training,
-    TrainState,
-    combine_seeds,
-    create_optimizer,
-    create_scaler,
-    run_settings,
-    supervised_tokens,
-)
+from .state import Step, Training, combine_seeds, create_state
 
 _all_ = ["heldout_loss", "processes", "row_losses"]
 
@@ -259,7 +251,7 @@ def fit(
     return training.state.history
 
 
-# %% ../../nbs/08_train.ipynb #prepare
+# %% ../../nbs/08_train.ipynb #fit-prepare
 def prepare(
     model,
     rows: Sequence[Encoded],
@@ -275,13 +267,7 @@ def prepare(
             "template.show"
         )
     rank, world_size = processes()
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    state = TrainState(
-        parameters=parameters,
-        optimizer=create_optimizer(parameters.values(), config.lr, config.weight_decay),
-        scaler=create_scaler(model),
-        settings=run_settings(config, rows, parameters, world_size),
-    )
+    state = create_state(model, rows, config, world_size)
     engine = create_engine(model, config)
     lengths = [len(row.ids) for row in rows]
     steps = schedule_batches(lengths, config, prefix_groups(rows))
@@ -316,7 +302,12 @@ def create_engine(model, config: TrainConfig) -> Engine | None:
     return None
 
 
-# %% ../../nbs/08_train.ipynb #steps
+def supervised_tokens(rows: Sequence[Encoded]) -> int:
+    """The number of tokens that enter the loss of `rows`."""
+    return sum(label != IGNORE_INDEX for row in rows for label in row.labels[1:])
+
+
+# %% ../../nbs/08_train.ipynb #fit-steps
 def ended_before(training: Training, on_step) -> bool:
     """Whether the run, as it was restored, was to end at its last step."""
     history = training.state.history

@@ -6,10 +6,10 @@ __all__ = [
     "create_optimizer",
     "create_scaler",
     "TrainState",
+    "create_state",
     "combine_seeds",
     "Training",
     "Step",
-    "supervised_tokens",
 ]
 
 # %% ../../nbs/workshop/08_state.ipynb #state-settings
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ..common.errors import InputError
-from ..data.template import IGNORE_INDEX, Encoded
+from ..data.template import Encoded
 from . import checkpoint
 from .engine import Engine, unwrap_model
 
@@ -143,6 +143,17 @@ class TrainState:
         say(f"going on after step {step} of {self.history[-1]['steps']}")
 
 
+def create_state(model, rows: Sequence[Encoded], config, world_size: int) -> TrainState:
+    """The state of a run before its first step; arguments as of `run_settings`."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return TrainState(
+        parameters=parameters,
+        optimizer=create_optimizer(parameters.values(), config.lr, config.weight_decay),
+        scaler=create_scaler(model),
+        settings=run_settings(config, rows, parameters, world_size),
+    )
+
+
 # %% ../../nbs/workshop/08_state.ipynb #state-seeds
 def combine_seeds(*numbers: int) -> int:
     """One seed (63 bits) made of several numbers, such as (seed, step, row)."""
@@ -187,8 +198,3 @@ class Step:
     number: int
     rows: list[int]
     supervised_tokens: int
-
-
-def supervised_tokens(rows: Sequence[Encoded]) -> int:
-    """The number of tokens that enter the loss of `rows`."""
-    return sum(label != IGNORE_INDEX for row in rows for label in row.labels[1:])

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import os
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +231,21 @@ def test_a_terminal_shows_a_bar_with_loss_speed_and_time_left():
     progress.close()
     *_, bar = filter(None, file.screen())
     assert bar.endswith("5% loss 2.828  500 tokens/s") and file.screen()[-1] == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_a_terminal_that_reports_no_size_shows_a_bar_too():
+    ours, theirs = os.openpty()  # 0 rows, 0 columns, as under docker before its first resize
+    with open(theirs, "w", encoding="utf-8") as file:
+        progress = Progress(file=file)
+        progress("answers", 1, 2)
+        progress("answers", 2, 2)
+        file.flush()
+        seen = b""
+        while b"100%" not in seen and select.select([ours], [], [], 10)[0]:
+            seen += os.read(ours, 10_000)
+    os.close(ours)
+    assert b"answers" in seen and b"100%" in seen
 
 
 def test_another_bar_in_between_takes_nothing_away():

@@ -218,7 +218,7 @@ def cut(site: Path, pattern: str, share: float):
 
 @linux
 def test_a_library_that_kills_python(elsewhere, tmp_path):
-    """The loader maps what is not there and Python is ended: the doctor names the file and goes on."""
+    """The loader maps what is not there and Python is ended: the doctor names the file."""
     python, site = elsewhere
     cut(site, "safetensors/_safetensors_rust*.so", 0.5)
     code, checks = looked("safetensors", "python", "nano", python=python, cwd=tmp_path)

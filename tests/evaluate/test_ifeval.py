@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from instruct_course.common.errors import InputError
 from instruct_course.evaluate import ifeval
+from instruct_course.evaluate.checkers import CHECKS
 from instruct_course.evaluate.ifeval import (
-    CHECKS,
-    Wish,
-    followed,
-    loosely,
+    VerifiablePrompt,
+    follows_loose,
+    follows_strict,
     parse,
     read,
     score,
@@ -274,9 +274,9 @@ def test_words_are_there_or_not(text, word):
 
 @settings(deadline=None)
 @given(st.one_of(TEXTS, st.text(max_size=40)), st.sampled_from(read()))
-def test_strict_implies_loose_and_nothing_crashes(text, wish):
-    strict, loose = followed(text, wish.checks), loosely(text, wish.checks)
-    assert len(strict) == len(loose) == len(wish.checks) and all(
+def test_strict_implies_loose_and_nothing_crashes(text, prompt):
+    strict, loose = follows_strict(text, prompt.checks), follows_loose(text, prompt.checks)
+    assert len(strict) == len(loose) == len(prompt.checks) and all(
         l or not s for s, l in zip(strict, loose)
     )
     if not text.strip():
@@ -295,39 +295,42 @@ def test_the_eight_variants():
         "a\nb",
     ]
     check = [{"name": "json"}]
-    assert followed('```json\n{"a": 1}\n```', check) == [False] and loosely(
+    assert follows_strict('```json\n{"a": 1}\n```', check) == [False] and follows_loose(
         '```json\n{"a": 1}\n```', check
     ) == [True]
-    assert followed("**yes**", [{"name": "one_of", "options": ["yes"]}]) == [False] and loosely(
-        "**yes**", [{"name": "one_of", "options": ["yes"]}]
-    ) == [True]
-    assert loosely("Sure:\nno", [{"name": "one_of", "options": ["yes"]}]) == [False]
+    assert follows_strict("**yes**", [{"name": "one_of", "options": ["yes"]}]) == [
+        False
+    ] and follows_loose("**yes**", [{"name": "one_of", "options": ["yes"]}]) == [True]
+    assert follows_loose("Sure:\nno", [{"name": "one_of", "options": ["yes"]}]) == [False]
 
 
 def test_an_empty_answer_follows_nothing():
     for text in ("", " \n\t", "　"):
         assert (
-            followed(text, [{"name": "no_commas"}, {"name": "length", "at_most": 5}])
-            == loosely(text, [{"name": "no_commas"}] * 2)
+            follows_strict(text, [{"name": "no_commas"}, {"name": "length", "at_most": 5}])
+            == follows_loose(text, [{"name": "no_commas"}] * 2)
             == [False, False]
         )
-    assert loosely("a, b", [{"name": "no_commas"}]) == [False]  # both lines taken off leave nothing
+    assert follows_loose("a, b", [{"name": "no_commas"}]) == [
+        False
+    ]  # both lines taken off leave nothing
 
 
-def test_the_built_in_wishes_can_all_be_granted():
-    wishes = read()
-    assert [sum(w.lang == k for w in wishes) for k in ("en", "zh")] == [40, 40]
+def test_the_built_in_prompts_can_all_be_answered():
+    prompts = read()
+    assert [sum(w.lang == k for w in prompts) for k in ("en", "zh")] == [40, 40]
     assert (
-        all(1 <= len(w.checks) <= 3 for w in wishes) and len({w.instruction for w in wishes}) == 80
+        all(1 <= len(w.checks) <= 3 for w in prompts)
+        and len({w.instruction for w in prompts}) == 80
     )
-    assert {c["name"] for w in wishes for c in w.checks} == set(CHECKS)
+    assert {c["name"] for w in prompts for c in w.checks} == set(CHECKS)
     assert [
-        (w.instruction, followed(w.answer, w.checks))
-        for w in wishes
-        if not all(followed(w.answer, w.checks))
+        (w.instruction, follows_strict(w.answer, w.checks))
+        for w in prompts
+        if not all(follows_strict(w.answer, w.checks))
     ] == []
     swapped = [
-        followed(wishes[(i + 1) % 80].answer, w.checks) for i, w in enumerate(wishes)
+        follows_strict(prompts[(i + 1) % 80].answer, w.checks) for i, w in enumerate(prompts)
     ]  # another's answer mostly fails
     assert sum(map(all, swapped)) <= 24
 
@@ -377,7 +380,7 @@ GOOD = {"instruction": "Say yes.", "lang": "en", "checks": [{"name": "length", "
     ],
 )
 def test_bad_rows_are_told(tmp_path, change, said):
-    path = tmp_path / "wishes.jsonl"
+    path = tmp_path / "prompts.jsonl"
     path.write_text(
         json.dumps(GOOD) + "\n\n" + json.dumps(GOOD | change, ensure_ascii=False) + "\n",
         encoding="utf-8",
@@ -405,12 +408,12 @@ def test_bad_files_are_told(tmp_path):
         read(tmp_path / "none.jsonl")
     (tmp_path / "bom.jsonl").write_text(json.dumps(GOOD), encoding="utf-8-sig")
     assert read(tmp_path / "bom.jsonl") == [
-        Wish("Say yes.", "", "en", ({"name": "length", "at_most": 2},))
+        VerifiablePrompt("Say yes.", "", "en", ({"name": "length", "at_most": 2},))
     ]
 
 
 def test_score_by_hand():
-    wishes = [
+    prompts = [
         parse(
             {
                 "instruction": "a",
@@ -432,7 +435,7 @@ def test_score_by_hand():
         parse({"instruction": "c", "lang": "zh", "checks": [{"name": "json"}]}),
         parse({"instruction": "d", "lang": "en", "checks": [{"name": "no_commas"}]}),
     ]
-    s = score(["yes", "你，好", "Sure:\n[1]\n", ""], wishes)
+    s = score(["yes", "你，好", "Sure:\n[1]\n", ""], prompts)
     assert (s["n"], s["checks"], s["empty"], s["followed"]) == (4, 7, 1, ["11", "011", "0", "0"])
     assert (
         s["strict"]["prompts"],
@@ -456,21 +459,21 @@ def test_score_by_hand():
 
 
 def test_a_missing_answer_is_an_error():
-    wishes = read()[:2]
+    prompts = read()[:2]
     for texts, said in (
-        (["a"], "1 answers to 2 wishes"),
+        (["a"], "1 answers to 2 prompts"),
         (["a", None], "answer 2 is NoneType"),
         ([], "0 answers"),
     ):
         with pytest.raises(InputError, match=said):
-            score(texts, wishes)
+            score(texts, prompts)
     with pytest.raises(InputError):
         score([], [])
 
 
-def test_a_wish_is_a_row():
+def test_a_prompt_is_a_row():
     ex = read()[40].example
-    assert (ex.lang, ex.task, ex.output) == ("zh", "following", "") and ex.instruction == read()[
+    assert (ex.lang, ex.task, ex.output) == ("zh", "ifeval", "") and ex.instruction == read()[
         40
     ].instruction
     assert ifeval.CHECKS["json"] is ifeval.is_json

@@ -36,7 +36,7 @@ def adapted():
     )
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.requires_grad:
                 p.add_(0.02 * torch.randn_like(p))
     return model, base.tokenizer
@@ -148,7 +148,10 @@ def test_the_choices_are_sound():
 
 
 def test_what_is_wrong_is_told(nano, tmp_path, monkeypatch):
-    ask = lambda *task, **kw: lm_eval.lm_eval(nano.model, nano.tokenizer, *task, **kw)
+
+    def ask(*task, **options):
+        return lm_eval.lm_eval(nano.model, nano.tokenizer, *task, **options)
+
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.yaml").write_text("task: [", encoding="utf-8")
     (tmp_path / "nameless.yaml").write_text("dataset_path: json\n", encoding="utf-8")

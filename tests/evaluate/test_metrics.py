@@ -2,7 +2,6 @@
 
 import random
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from instruct_course.common.errors import InputError
 from instruct_course.data.example import Example
+from instruct_course.evaluate.contamination import contamination
 from instruct_course.evaluate.metrics import (
     Difference,
     bleu,
     chrf,
-    contamination,
     difference,
     exact_match,
     interval,
@@ -164,7 +163,10 @@ def test_interval_is_scipys():
     ).confidence_interval
     assert interval(v) == pytest.approx(tuple(library), abs=1e-12)
     w = rng.integers(1, 30, 200).astype(float)
-    mean = lambda v, w, axis: (w * v).sum(axis) / w.sum(axis)
+
+    def mean(v, w, axis):
+        return (w * v).sum(axis) / w.sum(axis)
+
     library = scipy.stats.bootstrap(
         (v, w),
         mean,
@@ -296,37 +298,6 @@ def test_majority_and_shots():
     rows = [Example("Q", output=o, task="t", lang="en") for o in ("a", "a", "b")]
     assert majority(rows) == pytest.approx(2 / 3) and majority([]) == 0
     assert pick_shots(ROWS[0], [ROWS[0], ROWS[1]]) == [ROWS[1]]
-
-
-def random_rows(count, seed):
-    draw = random.Random(seed)
-    vocabulary = ["".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(3000)]
-    characters = [chr(0x4E00 + i) for i in range(3000)]
-    make = lambda i: (
-        " ".join(draw.choices(vocabulary, k=20))
-        if i % 2
-        else "".join(draw.choices(characters, k=20))
-    )
-    return [Example(make(i), make(i), make(i)) for i in range(count)]
-
-
-def test_contamination_finds_every_plant_and_nothing_else():
-    training, rows = random_rows(2000, 1), random_rows(2000, 2)
-    assert contamination(training, rows) == []
-    exact, near = {7: 0, 100: 1500, 1999: 1999}, {8: 5, 101: 700, 1998: 1200}
-    for row, at in exact.items():
-        training[at] = replace(rows[row], instruction=f"  {rows[row].instruction}")
-    for row, at in near.items():
-        training[at] = replace(
-            rows[row], input=rows[row].input.upper() + "!", output=rows[row].output + " 完"
-        )
-    start = time.perf_counter()
-    found = contamination(iter(training), rows)
-    assert time.perf_counter() - start < 10
-    assert {o.row: o.train_row for o in found if o.kind == "exact"} == exact
-    assert {o.row: o.train_row for o in found if o.kind == "near"} == near and all(
-        o.share >= 0.8 for o in found
-    )
 
 
 def test_long_texts_and_many_rows_are_fast():

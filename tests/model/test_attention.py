@@ -24,7 +24,8 @@ def noise(seed, *shape):
 def test_attend_is_torchs_in_value_and_gradient(seed, groups, heads, length, past):
     q = noise(seed, 2, heads * groups, length, 4).requires_grad_(True)
     k, v = (noise(seed + i, 2, heads, past + length, 4).requires_grad_(True) for i in (1, 2))
-    mask, above = attention.causal(length, past), noise(seed + 3, 2, heads * groups, length, 4)
+    mask = attention.causal(length, past)
+    above = noise(seed + 3, 2, heads * groups, length, 4)
     ours, weights = attention.attend(q, k, v, mask)
     library = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     torch.testing.assert_close(ours, library, rtol=0, atol=1e-10)
@@ -43,7 +44,8 @@ def test_attend_is_torchs_in_value_and_gradient(seed, groups, heads, length, pas
 )
 def test_nothing_leaks_between_packed_rows(lengths, which, seed):
     """Whatever happens in one row, outputs and gradients of all others stay the same to the bit."""
-    n, which = sum(lengths), which % len(lengths)
+    n = sum(lengths)
+    which = which % len(lengths)
     q, k, v = (noise(seed + i, 1, 1, n, 4) for i in range(3))
     start = sum(lengths[:which])
     inside = torch.zeros(n, dtype=torch.bool)
@@ -78,7 +80,8 @@ def test_causal_with_a_past():
     seed=st.integers(0, 999),
 )
 def test_only_the_distance_of_positions_counts(p, s, shift, seed):
-    q, k = noise(seed, 1, 32), noise(seed + 1, 1, 32)
+    q = noise(seed, 1, 32)
+    k = noise(seed + 1, 1, 32)
 
     def turned(x, at):
         return attention.rotate(x, *attention.rope(torch.tensor([at]), 32))
@@ -103,7 +106,8 @@ def test_rope_is_the_models(nano):
 def test_rms_norm_is_the_models(dtype):
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    h, norm = (noise(0, 5, 32) * 30).to(dtype), LlamaRMSNorm(32, eps=1e-5).to(dtype)
+    h = (noise(0, 5, 32) * 30).to(dtype)
+    norm = LlamaRMSNorm(32, eps=1e-5).to(dtype)
     norm.weight.data = noise(1, 32).to(dtype)
     torch.testing.assert_close(
         attention.rms_norm(h, norm.weight, 1e-5),

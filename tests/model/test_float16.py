@@ -71,7 +71,8 @@ def test_the_engine_in_float16_is_as_near_to_float32_as_transformers_is(kind):
     A rounding is half an eps. PEFT computes its adapters in float32 and the engine in 16 bits, so
     twice the library's error is allowed.
     """
-    exact, rough = tiny(kind, dtype=torch.float32), tiny(kind, dtype=torch.float16)
+    exact = tiny(kind, dtype=torch.float32)
+    rough = tiny(kind, dtype=torch.float16)
     for (n, p), (_, q) in zip(rough.named_parameters(), exact.named_parameters()):
         if "lora" in n:
             p.data = q.data.clone()
@@ -212,7 +213,8 @@ def test_engine_and_library_agree_on_a_divided_model(noise):
 
 def test_an_adapter_means_the_published_weights(tmp_path):
     """Made on a divided model and read on an undivided one, and the other way round."""
-    divided, plain = bare(dtype=torch.float32), bare(dtype=torch.float32)
+    divided = bare(dtype=torch.float32)
+    plain = bare(dtype=torch.float32)
     float16.rescale(divided, 64)
     for i, (there, here) in enumerate(((divided, plain), (plain, divided))):
         made = lora.attach(copy.deepcopy(there), lora_r=3, token_ids=[9])
@@ -270,10 +272,8 @@ def test_a_model_that_leaves_the_range_is_found_and_divided(planted, nano, monke
             .isfinite()
             .all()
         )
-    base, exact = (
-        load_base(str(planted), dtype=torch.float16, say=said.append),
-        load_base(str(planted), dtype=torch.float32),
-    )
+    base = load_base(str(planted), dtype=torch.float16, say=said.append)
+    exact = load_base(str(planted), dtype=torch.float32)
     assert (
         base.model.rescaled == 1024
         and not hasattr(exact.model, "rescaled")
@@ -282,11 +282,9 @@ def test_a_model_that_leaves_the_range_is_found_and_divided(planted, nano, monke
     assert len(said) == 1 and "its residual stream is divided by 1024" in said[0]
     top = max(map(max, float16.peaks(base.model, SENTENCE.tolist())))
     assert top < 2**14
-    a, b, c = (
-        logits(base.model, SENTENCE),
-        logits(exact.model, SENTENCE),
-        logits(nano.model, SENTENCE),
-    )
+    a = logits(base.model, SENTENCE)
+    b = logits(exact.model, SENTENCE)
+    c = logits(nano.model, SENTENCE)
     assert torch.equal(b, c) and (a - b).abs().max() < 8 * EPS * b.abs().max()
     answers = [
         generate.complete(m, nano.tokenizer, SENTENCE.tolist(), stop_ids=[1], max_new_tokens=6)
@@ -300,13 +298,10 @@ def test_it_learns_and_its_adapter_serves_the_published_base(planted, tmp_path):
 
     The loss falls as in float32, and the adapter gives float32's answers there.
     """
-    rows, config = (
-        [
-            Encoded([288, 426, 314, 20 + t, 278, 40 + t, 1], [-100] * 5 + [40 + t, 1])
-            for t in range(6)
-        ],
-        loop.TrainConfig(epochs=12, lr=3e-3, batch_tokens=64),
-    )
+    rows = [
+        Encoded([288, 426, 314, 20 + t, 278, 40 + t, 1], [-100] * 5 + [40 + t, 1]) for t in range(6)
+    ]
+    config = loop.TrainConfig(epochs=12, lr=3e-3, batch_tokens=64)
     history = {}
     for dtype in (torch.float32, torch.float16):
         base = load_base(str(planted), dtype=dtype, say=lambda text: None)
@@ -355,7 +350,8 @@ class Words:
 )
 def test_tiny_models_of_other_shapes(kind, options):
     """Biases and tied heads in float16, and the smallest power of two that is enough."""
-    clean, said = bare(kind, torch.float32, **options).half(), []
+    clean = bare(kind, torch.float32, **options).half()
+    said = []
     top = max(map(max, float16.peaks(clean.float(), IDS.tolist())))
     K = 2.0 ** (
         16 - torch.tensor(top).log2().floor().item()

@@ -85,7 +85,8 @@ def test_the_layer_is_pefts_in_value_and_gradient(kind, dtype, bias, rank, alpha
     assert type(peft).__name__ == ("Linear" if kind == "plain" else "Linear4bit"), (
         "the library's layer for this base"
     )
-    x, above = torch.randn(*shape, 64).to(dtype), torch.randn(*shape, 16 * out).to(dtype)
+    x = torch.randn(*shape, 64).to(dtype)
+    above = torch.randn(*shape, 16 * out).to(dtype)
     mine = results(ours, x, above, [ours.lora_A, ours.lora_B])
     theirs = results(peft, x, above, [peft.lora_A["default"].weight, peft.lora_B["default"].weight])
     for what, a, b in zip(("output", "dX", "dA", "dB"), mine, theirs):
@@ -105,7 +106,8 @@ def test_the_compute_dtype_need_not_be_the_inputs():
     "base", [torch.nn.Linear(64, 48), four_bit(64, 48, True, torch.float32)], ids=["plain", "nf4"]
 )
 def test_a_fresh_layer_is_its_base_and_only_the_adapter_learns(base):
-    layer, x = lora.LoRALinear(base, 8, 16), torch.randn(7, 64)
+    layer = lora.LoRALinear(base, 8, 16)
+    x = torch.randn(7, 64)
     assert (layer(x) - base(x)).abs().max() == 0.0
     assert (tuple(layer.lora_A.shape), tuple(layer.lora_B.shape)) == (
         (8, 64),
@@ -119,10 +121,8 @@ def test_a_fresh_layer_is_its_base_and_only_the_adapter_learns(base):
 def test_a_begins_as_pefts_does():
     """Uniform within 1 / sqrt(in), the same law as the library's."""
     torch.manual_seed(0)
-    ours, bound = (
-        lora.LoRALinear(torch.nn.Linear(400, 8), 200, 1).lora_A.detach().flatten(),
-        400**-0.5,
-    )
+    ours = lora.LoRALinear(torch.nn.Linear(400, 8), 200, 1).lora_A.detach().flatten()
+    bound = 400**-0.5
     theirs = (
         get_peft_model(
             torch.nn.ModuleDict({"only": torch.nn.Linear(400, 8)}),
@@ -178,7 +178,8 @@ def adapted(model):
     }
 
 
-ATTENTION, MLP = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+MLP = {"gate_proj", "up_proj", "down_proj"}
 
 
 @pytest.mark.parametrize(

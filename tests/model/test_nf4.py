@@ -126,10 +126,8 @@ def test_numbers_near_the_smallest():
 
 
 def test_values_on_and_beside_midpoints():
-    below, above = (
-        torch.nextafter(MIDPOINTS, torch.tensor(-2.0)),
-        torch.nextafter(MIDPOINTS, torch.tensor(2.0)),
-    )
+    below = torch.nextafter(MIDPOINTS, torch.tensor(-2.0))
+    above = torch.nextafter(MIDPOINTS, torch.tensor(2.0))
     block = torch.cat(
         [MIDPOINTS, below, above, nf4.NF4_LEVELS, torch.tensor([1.0, -1.0, 0.0])]
     )  # 64 numbers, the largest 1

@@ -35,7 +35,8 @@ def same_model(a, b):
     for (n, p), (_, q) in zip(a.named_parameters(), b.named_parameters()):
         assert torch.equal(p.data, q.data) and p.dtype == q.dtype, n
     for p, q in zip(states(a).values(), states(b).values()):
-        s, t = p.quant_state, q.quant_state
+        s = p.quant_state
+        t = q.quant_state
         assert (
             torch.equal(s.absmax, t.absmax)
             and torch.equal(s.code, t.code)
@@ -112,7 +113,8 @@ def test_fast_loading_stands_back_where_the_library_rounds_otherwise(monkeypatch
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 @pytest.mark.parametrize("storage", [torch.uint8, torch.bfloat16])
 def test_fast_loading_covers_what_the_library_is_asked_for(quant_type, storage, monkeypatch):
-    seen, g = calls_of(monkeypatch), torch.Generator().manual_seed(0)
+    seen = calls_of(monkeypatch)
+    g = torch.Generator().manual_seed(0)
     for w in (
         torch.randn(64, 64, generator=g),
         torch.zeros(2, 64),

@@ -1,7 +1,8 @@
 """The plan counts what there is: against bitsandbytes, transformers, autograd and torch's counter of operations; and it says no in one sentence."""
 
+import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jsonschema
 import pytest
@@ -13,22 +14,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.template import Encoded
-from instruct_course.model import lora, quantize
+from instruct_course.model import hub, lora, quantize
 from instruct_course.plan import memory as planner
 from instruct_course.plan.memory import (
-    CARDS,
-    Card,
-    Ledger,
+    GPU,
+    GPUS,
     Setting,
     choose,
-    ladder,
+    describe,
     memory,
     nf4_bytes,
     operations,
+    plan,
+    savings,
     shape,
 )
+from instruct_course.plan.trace import PARTS, peak, phases, record
 from instruct_course.train.batch import pack
-from instruct_course.train.engine import Engine, batch_loss
+from instruct_course.train.engine import SCORES, Engine, batch_loss
 
 bnb = quantize.bitsandbytes()
 KINDS = ("llama", "qwen2", "qwen3")
@@ -140,15 +143,7 @@ def kept(kind, layers, B, T, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("B, T", [(2, 16), (1, 34)])
 def test_a_layer_keeps_what_autograd_keeps(kind, dtype, B, T):
-    """The ledger's activations of one more layer, against the storages of the tensors that autograd saves."""
-
-    def after(shape, setting):
-        step = planner._Step(shape, setting)
-        for i in range(shape.layers):
-            step.book.take("activations", **{f"h{i}": step.N * shape.hidden * step.e})
-            planner._forward(step, i, again=False)
-        return sum(size for part, size in step.book.live.values() if part == "activations")
-
+    """The trace's activations of one more layer, against the tensors that autograd saves."""
     setting = Setting(
         max_length=T,
         batch_tokens=B * T,
@@ -156,113 +151,163 @@ def test_a_layer_keeps_what_autograd_keeps(kind, dtype, B, T):
         dtype=str(dtype).removeprefix("torch."),
         device="cpu",
     )
-    three, four = (after(tiny(kind, n)[1], setting) for n in (3, 4))
-    assert four - three == kept(kind, 4, B, T, dtype) - kept(kind, 3, B, T, dtype)
+
+    def traced(layers):
+        loss = phases(record(tiny(kind, layers)[1], layers, setting))["loss"]
+        return loss[0][PARTS.index("activations")]
+
+    assert traced(4) - traced(3) == kept(kind, 4, B, T, dtype) - kept(kind, 3, B, T, dtype)
 
 
-def test_a_ledger_on_paper():
-    book = Ledger()
-    book.take("activations", a=3, b=4)
-    book.drop("a")
-    book.pulse(c=5)
-    book.take("gradients", a=2)
-    assert (book.now, book.most) == (6, 9) and book.parts == dict.fromkeys(planner.PARTS, 0.0) | {
-        "activations": 4,
-        "working memory": 5,
-    }
-
-
-@given(
-    st.sampled_from(sorted(planner.SHAPES)),
-    st.integers(64, 2048),
-    st.integers(1, 6),
-    st.sampled_from([4, 16, 64]),
-    st.booleans(),
-    st.sampled_from(["cpu", "cuda"]),
-)
-@settings(max_examples=30, deadline=None)
-def test_more_of_anything_never_takes_less(
-    name, length, rows, rank, gradient_checkpointing, device
-):
-    s, base = (
-        shape(name),
-        Setting(
-            max_length=length,
-            batch_tokens=length * rows,
-            lora_r=rank,
-            gradient_checkpointing=gradient_checkpointing,
-            device=device,
-        ),
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_a_few_layers_say_what_all_of_them_take(kind, gradient_checkpointing, device):
+    setting = Setting(
+        max_length=32,
+        batch_tokens=64,
+        gradient_checkpointing=gradient_checkpointing,
+        micro_batches=1 + gradient_checkpointing,
+        device=device,
     )
-    total = sum(memory(s, base).values())
-    assert total >= nf4_bytes(s.weights) + s.vocab * s.hidden * 2 * (2 - s.tied)
-    assert sum(memory(s, replace(base, lora_r=2 * rank)).values()) > total
-    assert sum(memory(s, replace(base, batch_tokens=length * (rows + 1))).values()) > total
-    assert (
-        sum(memory(s, replace(base, micro_batches=rows)).values()) <= total * 1.05
-    )  # gradients of the parts before are there
-    assert (
-        operations(s, replace(base, gradient_checkpointing=True))["body"]
-        > operations(s, replace(base, gradient_checkpointing=False))["body"]
-    )
+    s = replace(tiny(kind)[1], layers=8, biases=kind == "qwen2")
+    whole = max(moments.sum(1).max() for moments in phases(record(s, 8, setting)).values())
+    assert sum(peak(s, setting).values()) == whole
 
 
 def test_everything_is_given_back():
     """At the end of a step only what was there before it is alive, and the gradients."""
+    s = tiny()[1]
+    trained = s.layers * sum(4 * (out + inner) for out, inner in s.linear)
     for gradient_checkpointing in (False, True):
-        step = planner._Step(
-            shape("7b"),
-            Setting(gradient_checkpointing=gradient_checkpointing, micro_batches=2, device="cpu"),
+        setting = Setting(
+            max_length=32, lora_r=4, gradient_checkpointing=gradient_checkpointing, device="cpu"
         )
-        before = step.book.now
-        book = planner._run(step)
-        assert book.now - before == pytest.approx(shape("7b").layers * step.A * 4)
+        count = record(s, s.layers, setting)
+        begun = count.log.index("prepare")
+        sizes = {}
+        for entry in count.log[begun:]:
+            if isinstance(entry, str):
+                continue
+            number, size = entry
+            if number > 0:
+                sizes[number] = size
+            else:
+                sizes.pop(-number, None)
+        left = {n: size for n, size in sizes.items() if count.labels.get(n) == "gradients"}
+        assert sum(left.values()) == 4 * trained
 
 
-def test_the_ladder_goes_down_and_choose_climbs_only_what_changes_nothing():
-    t4, asked = CARDS["t4"], Setting(dtype="float16")
-    rungs = ladder(shape("7b"), asked)
-    assert [r.bytes for r in rungs] == sorted((r.bytes for r in rungs), reverse=True) and rungs[
-        0
-    ].setting == asked
+@given(
+    st.sampled_from(sorted(planner.SHAPES)),
+    st.integers(64, 512),
+    st.integers(1, 6),
+    st.sampled_from([4, 16]),
+    st.booleans(),
+)
+@settings(max_examples=4, deadline=None)
+def test_on_a_gpu_more_of_anything_never_takes_less(
+    name, length, rows, lora_r, gradient_checkpointing
+):
+    s = replace(shape(name), layers=3)
+    base = Setting(
+        max_length=length,
+        batch_tokens=length * rows,
+        lora_r=lora_r,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+
+    def total(**changes):
+        return sum(memory(s, replace(base, **changes)).values())
+
+    trained = s.layers * sum(lora_r * (out + inner) for out, inner in s.linear)
+    assert total() >= nf4_bytes(s.weights) + s.vocab * s.hidden * 2 * (2 - s.tied)
+    assert total(lora_r=2 * lora_r) > total()
+    assert total(batch_tokens=length * (rows + 1)) > total()
+    # gradients of the parts before are there
+    assert total(micro_batches=rows) <= total() + 4 * trained
+
+
+def test_on_a_processor_rows_take_more_until_scores_are_no_longer_kept():
+    """On each side of the engine's limit more rows take more; across it they may take less."""
+    s = replace(shape("7b"), layers=3)
+
+    def total(rows):
+        setting = Setting(max_length=1033, batch_tokens=1033 * rows, device="cpu")
+        return sum(memory(s, setting).values())
+
+    limit = SCORES // (s.heads * 1033**2)
+    assert total(limit - 1) < total(limit)
+    assert total(limit + 1) < total(limit + 2)
+
+
+def test_checkpointing_costs_operations():
+    twice, once = (
+        operations(shape("7b"), Setting(gradient_checkpointing=again))["body"]
+        for again in (True, False)
+    )
+    assert twice > once
+
+
+def test_savings_go_down_and_choose_makes_only_those_that_change_nothing():
+    t4, asked = GPUS["t4"], Setting(dtype="float16")
+    found = savings(shape("7b"), asked)
+    assert [s.bytes for s in found] == sorted((s.bytes for s in found), reverse=True)
+    assert found[0].setting == asked
     chosen = choose(shape("7b"), t4, asked)
     assert (chosen.max_length, chosen.lora_r, chosen.batch_tokens) == (
         asked.max_length,
         asked.lora_r,
         asked.batch_tokens,
     ) and planner.need(shape("7b"), chosen) <= 0.92 * t4.memory
-    assert choose(shape("7b"), CARDS["a100-80"], asked) == asked
+    assert choose(shape("7b"), GPUS["a100-80"], asked) == asked
     with pytest.raises(
         InputError,
         match=r"needs 7\.\d GB, and ten has 8\.3 GB; it fits with .*--max-length|--lora-r",
     ):
-        choose(shape("7b"), Card("ten", 8.3e9, 0, "float16"), asked)
+        choose(shape("7b"), GPU("ten", 8.3e9, 0, "float16"), asked)
     with pytest.raises(
         InputError,
         match="needs .* GB at least, and small has 4.0 GB; take a smaller model, or a GPU like t4",
     ):
-        choose(shape("7b"), Card("small", 4e9, 0, "float16"), asked)
+        choose(shape("7b"), GPU("small", 4e9, 0, "float16"), asked)
 
 
-def test_the_plan_of_the_command_line(command):
-    code, out, err = command("plan", "7b", "--gpu", "T4", "--price", "0.35", "--json")
-    made = json.loads(out)
-    jsonschema.validate(
-        made, json.loads((ASSETS / "schemas" / "plan.schema.json").read_text(encoding="utf-8"))
-    )
-    assert (
-        code == 0
-        and made["bytes"] == pytest.approx(sum(made["parts"].values()))
-        and made["card"]["dtype"] == "float16"
-        and not made["fits"]
-    )
+def printed(made: dict) -> str:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(describe(made))
+    return console.export_text()
+
+
+def test_a_plan_begins_with_what_tune_would_do():
+    made = plan("7b", GPUS["t4"], Setting(), price=0.35)
+    schema = json.loads((ASSETS / "schemas" / "plan.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(json.dumps(made)), schema)
+    assert made["bytes"] == pytest.approx(sum(made["parts"].values()))
+    assert made["gpu"]["dtype"] == "float16" and made["fits"] and made["refusal"] is None
+    assert made["setting"] == asdict(choose(shape("7b"), GPUS["t4"], Setting(dtype="float16")))
     assert made["epoch"]["cost"] == pytest.approx(made["epoch"]["seconds"] * 0.35 / 3600)
-    code, out, err = command("plan", "7b", "--gpu", "t4")
-    assert (
-        code == 0 and "It does not fit." in out and "--micro-batches" in out and "predicted" in out
-    )
-    code, out, err = command("plan", "nano", "--memory", "1")
-    assert code == 0 and "It fits." in out and "copies of its weights" in out
+    text = printed(made)
+    assert text.startswith("tune would train it with --max-length 1024 --batch-tokens 4096")
+    assert "It fits." in text and "--micro-batches 4" in text and "predicted" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_plan_says_what_tune_would_refuse_and_what_a_small_model_takes():
+    made = plan("7b", GPU("small", 4e9, 0, "float16"), Setting())
+    assert not made["fits"] and "take a smaller model, or a GPU like t4" in made["refusal"]
+    assert printed(made).startswith("It does not fit, and tune would refuse it.")
+    made = plan("nano", GPU("one", 1e9, 0, "bfloat16"), Setting())
+    assert made["fits"] and "copies of its weights" in printed(made)
+
+
+def test_names_are_those_of_tune():
+    for name, hub_id in hub.HUB.items():
+        if hub_id in planner.SHAPES:
+            assert shape(name).name == hub_id
+    assert {"7b", "llama-3-8b", "mistral-7b"} <= set(hub.NAMES)
 
 
 @pytest.mark.parametrize(
@@ -325,13 +370,13 @@ def test_a_tuning_of_a_large_model_is_refused_or_planned_before_anything_is_load
         json.dumps(planner.SHAPES["Qwen/Qwen2.5-7B"]), encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(planner, "machine", lambda: Card("this card", 4e9, 0, "float16"))
+    monkeypatch.setattr(planner, "machine", lambda: GPU("this card", 4e9, 0, "float16"))
     with pytest.raises(
         InputError, match="its training needs .* GB at least, and this card has 4.0 GB"
     ):
         recipe.tune(model=str(tmp_path / "seven"), out="run", max_length=1024, batch_tokens=4096)
     assert [p.name for p in tmp_path.iterdir()] == ["seven"]
-    monkeypatch.setattr(planner, "machine", lambda: CARDS["t4"])
+    monkeypatch.setattr(planner, "machine", lambda: GPUS["t4"])
     with pytest.raises(InputError, match="no .safetensors weights"):
         recipe.tune(model=str(tmp_path / "seven"), out="run", max_length=1024, batch_tokens=4096)
     assert "planned for t4" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == [

@@ -1,4 +1,4 @@
-"""A rehearsal takes what was planned, and the committed table says so of thirty others."""
+"""A rehearsal takes what was planned, and the committed table says so of the others."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ SMALL = {
 quiet = lambda text: None
 
 
-def test_the_table_is_whole_and_within_ten_percent():
+def test_the_table_is_whole_and_within_five_percent():
     rows = read()["rows"]
     assert [r["row"] for r in rows] == list(range(len(GRID))), (
         "python -m tools.rehearsals --missing"
@@ -43,19 +43,22 @@ def test_the_table_is_whole_and_within_ten_percent():
             and r["products"] == wanted["products"]
             and r["development"] == wanted["development"]
         )
-        planned = sum(
-            planner.memory(planner.Shape(**r["shape"]), planner.Setting(**r["setting"])).values()
-        )
-        assert planned == pytest.approx(r["planned"]["bytes"], rel=1e-9), (
-            f"row {r['row']}: the plan has changed; python -m tools.rehearsals --only {r['row']}"
-        )
     large = [r for r in rows if r["measured"]["bytes"] > 0.99e9]
     assert (
         len(large) >= 24
         and sum(not r["development"] for r in large) >= len(large) / 2
         and any(r["model"] == "Qwen/Qwen2.5-7B" for r in large)
     )
-    assert [r["row"] for r in rows if not 0.9 <= r["measured_over_planned"] <= 1.1] == []
+    assert [r["row"] for r in rows if not 0.95 <= r["measured_over_planned"] <= 1.05] == []
+
+
+@pytest.mark.parametrize("row", [6, 12, 20, 28])
+def test_what_was_planned_is_planned_today(row):
+    r = read()["rows"][row]
+    planned = planner.memory(planner.Shape(**r["shape"]), planner.Setting(**r["setting"]))
+    assert sum(planned.values()) == pytest.approx(r["planned"]["bytes"], rel=1e-9), (
+        "the plan or the engine has changed; python -m tools.rehearsals --plans"
+    )
 
 
 @pytest.mark.parametrize("row", [14, 28 + 1])

@@ -726,7 +726,10 @@ def leaves(facts, path=()):
 def test_differences_are_empty_for_equals_only_and_alike_both_ways(a, b):
     assert differences(a, copy.deepcopy(a)) == [] == differences(a, json.loads(json.dumps(a)))
     assert (differences(a, b) == []) == (a == b)
-    names_of = lambda texts: sorted(t.split(" (")[0] for t in texts)
+
+    def names_of(texts):
+        return sorted(t.split(" (")[0] for t in texts)
+
     assert names_of(differences(a, b)) == names_of(differences(b, a))
     assert all(
         re.fullmatch(

@@ -1,4 +1,6 @@
-"""The step: the engine's loss and gradients are those of transformers and PEFT, and nothing leaks between rows."""
+"""The step: the engine's loss and gradients are those of transformers and PEFT, and nothing leaks
+between rows.
+"""
 
 import pytest
 import torch
@@ -99,7 +101,12 @@ def test_checkpointing_keeps_less(llama):
     rows = [Encoded([7, 8, 9, 10 + t, 3, 4], [-100] * 4 + [3, 4]) for t in range(5)]
     kept = []
     for gradient_checkpointing in (False, True):
-        seen, pack = {}, lambda t: seen.setdefault(t.data_ptr(), t.numel() * t.element_size()) and t
+        seen = {}
+
+        def pack(t, seen=seen):
+            seen[t.data_ptr()] = t.numel() * t.element_size()
+            return t
+
         made = engine.Engine(llama, gradient_checkpointing=gradient_checkpointing)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             engine.batch_loss(llama, batch.pack(rows), engine=made)
@@ -108,7 +115,10 @@ def test_checkpointing_keeps_less(llama):
 
 
 def test_bfloat16_is_as_near_to_float32_as_transformers_is():
-    """The yardstick is the same model in float32; the engine may be no further from it than the library in bf16."""
+    """The yardstick is the same model in float32.
+
+    The engine may be no further from it than the library in bf16.
+    """
     rows = [Encoded([3, 4, 5, 6, 7 + t, 8, t], [-100] * 5 + [8, t]) for t in range(8, 14)]
     exact, rough = tiny(dtype=torch.float32), tiny(dtype=torch.bfloat16)
     for (n, p), (_, q) in zip(rough.named_parameters(), exact.named_parameters()):

@@ -89,7 +89,10 @@ def test_the_parts_of_a_step_do_not_matter(options):
 
 
 def test_a_batch_with_nothing_to_learn_is_harmless():
-    """A step of rows that are all context: loss 0, no gradient, no NaN, and the other steps go on."""
+    """A step of rows that are all context.
+
+    Loss 0, no gradient, no NaN, and the other steps go on.
+    """
     rows = ROWS[:10] + [Encoded([9] * 40, [-100] * 40)] * 2
     weights, history = trained(loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=90), rows)
     empty = [h for h in history if h["grad_norm"] == 0]
@@ -97,7 +100,10 @@ def test_a_batch_with_nothing_to_learn_is_harmless():
 
 
 def test_the_losses_are_those_of_transformers_trainer(tmp_path):
-    """The same batches, AdamW, linear decay and clipping through Trainer: each step's loss to 1e-5."""
+    """The same batches, AdamW, linear decay and clipping through Trainer.
+
+    Each step's loss to 1e-5.
+    """
     import datasets
     from transformers import Trainer, TrainingArguments
 
@@ -135,7 +141,10 @@ def test_the_losses_are_those_of_transformers_trainer(tmp_path):
 
 
 def test_float16_takes_the_scaler():
-    """Half precision all the way: small gradients survive, a step that overflows is left out and not counted as a failure."""
+    """Half precision all the way.
+
+    Small gradients survive, a step that overflows is left out and not counted as a failure.
+    """
     losses = {}
     for dtype in (torch.float32, torch.float16):
         model = tiny_llama(dtype)
@@ -149,7 +158,11 @@ def test_float16_takes_the_scaler():
 
 
 def test_float16_leaves_out_a_step_that_overflows(tmp_path, monkeypatch):
-    """The first gradients overflow: these steps are left out and marked, checkpoints hold them, and a resume from the first one gives the same bits."""
+    """The first gradients overflow.
+
+    These steps are left out and marked, checkpoints hold them, and a resume from the first one
+    gives the same bits.
+    """
     monkeypatch.setattr(
         torch.amp.GradScaler,
         "__init__",
@@ -234,7 +247,9 @@ def test_noise_is_the_rows_own():
 
 @plain
 def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
-    """What goes into the first layer is embedding + noise, in a packed batch as in a padded one, and the bare embedding on padding."""
+    """What goes into the first layer is embedding + noise, in a packed batch as in a padded one,
+    and the bare embedding on padding.
+    """
     model, rows = tiny_llama(**options).train(), ROWS[:5]
     noise, inner = loop.Noise("neftune", 40), model.get_base_model()
     went_in = []
@@ -319,7 +334,9 @@ def test_a_noise_that_is_none(kind, strength):
 
 
 def test_evaluation_in_between_changes_no_bit(fresh):
-    """Held-out loss and sampled answers after every step, on 4-bit weights whose evaluation once repacked them."""
+    """Held-out loss and sampled answers after every step, on 4-bit weights whose evaluation once
+    repacked them.
+    """
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
 
@@ -339,7 +356,7 @@ def test_evaluation_in_between_changes_no_bit(fresh):
             if p.requires_grad:
                 p.data.copy_(start[n])
 
-        def judge(h):
+        def judge(h, look=look):
             if look:
                 loop.heldout_loss(model, rows[:6], pad_id=0)
                 generate.complete(
@@ -360,7 +377,8 @@ import json, os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 from tiny_models import ROWS, adapter, tiny_llama
 from instruct_course.train import loop
-config = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=100, noise=loop.Noise("neftune", 5), seed=5)
+noise = loop.Noise("neftune", 5)
+config = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=100, noise=noise, seed=5)
 model, last = tiny_llama(lora_dropout={dropout}), {last}
 def step(h):
     if h["step"] == last and {kill}:
@@ -369,7 +387,10 @@ def step(h):
 keep = {folder!r} and loop.Checkpoints({folder!r}, every=2)
 history = loop.fit(model, ROWS, config, pad_id=0, on_step=step, checkpoints=keep or None)
 torch.set_printoptions(precision=10)
-print(json.dumps({{"steps": [h["step"] for h in history], "loss": [h["loss"] for h in history], "adapter": adapter(model).view(torch.int32).tolist()}}))
+steps = [h["step"] for h in history]
+losses = [h["loss"] for h in history]
+bits = adapter(model).view(torch.int32).tolist()
+print(json.dumps({{"steps": steps, "loss": losses, "adapter": bits}}))
 """
 
 
@@ -395,7 +416,10 @@ def run(tmp_path, **options):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["engine", "library"])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, dropout):
-    """10 steps against 4, kill -9 in the fifth after it, and the rest; mid-epoch, noise on, dropout on or off."""
+    """10 steps against 4, kill -9 in the fifth after it, and the rest.
+
+    Mid-epoch, noise on, dropout on or off.
+    """
     whole = json.loads(run(tmp_path, dropout=dropout).stdout.splitlines()[-1])
     assert whole["steps"] == list(range(1, 11))
     folder = tmp_path / "kept"
@@ -466,7 +490,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 
 def test_a_run_that_ended_early_ends_there_again(tmp_path):
-    """It was to end after step 4, and was killed before anybody used it: going on must not train it further."""
+    """It was to end after step 4, and was killed before anybody used it.
+
+    Going on must not train it further.
+    """
     keep, end = (
         loop.Checkpoints(tmp_path / "c", every=100, say=lambda t: None),
         lambda h: h["step"] == 4,
@@ -477,7 +504,10 @@ def test_a_run_that_ended_early_ends_there_again(tmp_path):
 
 
 def test_an_adapter_without_a_gradient_stops(fresh):
-    """A rate so large that all is flat behind the adapter: the loss rests at an even guess, which is no explosion."""
+    """A rate so large that all is flat behind the adapter.
+
+    The loss rests at an even guess, which is no explosion.
+    """
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
 
@@ -534,7 +564,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
 
 
 def test_a_loss_that_explodes_stops(fresh):
-    """A rate far too large: soon the tuned model is worse than the untuned one, and there is nothing to wait for."""
+    """A rate far too large: soon the tuned model is worse than the untuned one, and there is
+    nothing to wait for.
+    """
     from instruct_course.data import template
     from instruct_course.data.dataset import builtin, example
 
@@ -595,14 +627,19 @@ from instruct_course.train import loop
 model = tiny_llama()
 rank, world = loop.processes()
 assert world == {world}, world
-history = loop.fit(model, ROWS, loop.TrainConfig(**CONFIG.__dict__ | {{"noise": loop.Noise("gaussian", 5)}}), pad_id=0)
-json.dump({{"loss": [h["loss"] for h in history], "adapter": adapter(model).tolist()}}, open({out!r} + str(rank), "w", encoding="utf-8"))
+config = loop.TrainConfig(**CONFIG.__dict__ | {{"noise": loop.Noise("gaussian", 5)}})
+history = loop.fit(model, ROWS, config, pad_id=0)
+with open({out!r} + str(rank), "w", encoding="utf-8") as file:
+    json.dump({{"loss": [h["loss"] for h in history], "adapter": adapter(model).tolist()}}, file)
 """
 
 
 @pytest.mark.parametrize("start", ["torchrun", "accelerate"])
 def test_two_processes_are_one(tmp_path, start):
-    """Two gloo processes against one at the same global batch: losses and adapters to 1e-5, noise included, and both ranks alike."""
+    """Two gloo processes against one at the same global batch.
+
+    Losses and adapters to 1e-5, noise included, and both ranks alike.
+    """
     script, out = tmp_path / "worker.py", str(tmp_path / "out")
     bin, env = (
         Path(sys.executable).parent,

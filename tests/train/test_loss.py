@@ -55,7 +55,10 @@ def test_it_equals_the_dense_loss_in_value_and_gradients(seed, keep, double):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_tied_head_gets_both_its_gradients(seed):
-    """The embedding is the head: it learns from where a token is read and from where it is predicted."""
+    """The embedding is the head.
+
+    It learns from where a token is read and from where it is predicted.
+    """
     _, labels = rows(seed, 0.7)
     labels[0, 3] = 5
     table, ids = (
@@ -152,7 +155,7 @@ def test_one_pass_in_16_bits_is_as_near_to_the_truth_as_the_plain_path():
             .abs()
             .max()
             .item()
-            for h in (half, lambda x: half(x))
+            for h in (half, lambda x, half=half: half(x))
         ]
         assert errors[0] <= 1.5 * errors[1] + 1e-3 and errors[0] < 0.1
 
@@ -176,7 +179,10 @@ def test_16_bits_are_summed_in_32():
     )
 )
 def test_the_shift(labels):
-    """Position t is asked for the label of t + 1; nobody for the first label, the last position for nothing."""
+    """Position t is asked for the label of t + 1.
+
+    Nobody for the first label, the last position for nothing.
+    """
     mask, target = supervised(torch.tensor(labels))
     assert mask.tolist() == [[l != -100 for l in row[1:]] + [False] for row in labels]
     assert target.tolist() == [l for row in labels for l in row[1:] if l != -100]

@@ -1,4 +1,7 @@
-"""Loss, quantisation, adapters, the loop, generation and scores: parity with the libraries and known answers."""
+"""Loss, quantisation, adapters, the loop, generation and scores.
+
+Parity with the libraries and known answers.
+"""
 
 import math
 
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_course import generate
-from instruct_course.common.errors import InputError
+from instruct_course.common.errors import InputError, TrainingDiverged
 from instruct_course.data import template
 from instruct_course.data.dataset import builtin, example
 from instruct_course.data.example import Example
@@ -17,7 +20,7 @@ from instruct_course.data.template import Encoded
 from instruct_course.evaluate import metrics
 from instruct_course.model import lora, quantize
 from instruct_course.train import engine, loop
-from instruct_course.train.batch import collate
+from instruct_course.train.batch import batches, collate
 
 
 def rows_of(base, n=24, split="train"):
@@ -92,7 +95,10 @@ def test_evaluation_leaves_gradients_alone(fresh):
 
 
 def test_protect_disarms_the_repacking(fresh, monkeypatch):
-    """The trap itself, planted on any machine: a repacking that spoils the weights must never be reached."""
+    """The trap itself, planted on any machine.
+
+    A repacking that spoils the weights must never be reached.
+    """
     import bitsandbytes.nn.modules as bnb
 
     calls = []
@@ -114,7 +120,9 @@ def test_protect_disarms_the_repacking(fresh, monkeypatch):
 
 
 def test_no_kernels_from_a_hub(tmp_path):
-    """With a package `kernels` at hand and bf16 claimed, importing bitsandbytes must not call it and must say nothing."""
+    """With a package `kernels` at hand and bf16 claimed, importing bitsandbytes must not call it
+    and must say nothing.
+    """
     import os
     import subprocess
     import sys
@@ -197,10 +205,10 @@ def test_a_fresh_adapter_changes_nothing(fresh):
     epoch=st.integers(0, 3),
 )
 def test_batches_hold_every_row_once_and_fit(lengths, room, epoch):
-    got = loop.batches(lengths, room, seed=1, epoch=epoch)
+    got = batches(lengths, room, seed=1, epoch=epoch)
     assert sorted(i for b in got for i in b) == list(range(len(lengths)))
     assert all(len(b) == 1 or max(lengths[i] for i in b) * len(b) <= room for b in got)
-    assert got == loop.batches(lengths, room, seed=1, epoch=epoch)
+    assert got == batches(lengths, room, seed=1, epoch=epoch)
 
 
 def test_decay_rises_then_falls_to_nearly_zero():
@@ -213,9 +221,10 @@ def test_decay_rises_then_falls_to_nearly_zero():
 
 def test_a_fraction_of_an_epoch():
     lengths = [4] * 64
-    count = lambda epochs: len(
-        loop.schedule_batches(lengths, loop.TrainConfig(epochs=epochs, batch_tokens=32))
-    )
+
+    def count(epochs):
+        return len(loop.schedule_batches(lengths, loop.TrainConfig(epochs=epochs, batch_tokens=32)))
+
     assert (count(1), count(0.5), count(2.25)) == (8, 4, 18)
 
 
@@ -254,7 +263,7 @@ def test_nothing_supervised_and_a_loss_that_is_no_number_stop(fresh):
     model = lora.attach(fresh.model, lora_r=2)
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).fill_(math.nan)
-    with pytest.raises(InputError, match="lower --lr"):
+    with pytest.raises(TrainingDiverged, match="lower --lr"):
         loop.fit(model, rows_of(fresh, 4), pad_id=0)
 
 

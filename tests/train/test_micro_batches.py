@@ -1,4 +1,6 @@
-"""Too little memory: a step goes through in smaller parts, with the same result, and a row that does not fit is named."""
+"""Too little memory: a step goes through in smaller parts, with the same result, and a row that
+does not fit is named.
+"""
 
 import json
 import os
@@ -22,16 +24,20 @@ REASONS = [
     MemoryError(),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 65536 bytes. Error code 12 (Cannot allocate memory)"
+        "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 65536 bytes. Error code 12 (Cannot allocate memory)"
     ),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried to allocate 65536 bytes."
+        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: "
+        "you tried to allocate 65536 bytes."
     ),
 ]
 
 
 def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
-    """From now on a part of more than `most` tokens fails, in its forward pass or only on its way back."""
+    """From now on a part of more than `most` tokens fails, in its forward pass or only on its way
+    back.
+    """
 
     def part(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
         loss = real(model, rows, *others, **options)
@@ -71,7 +77,10 @@ def in_four():
     ids=["backward", "cuda", "python", "cublas", "linux", "windows"],
 )
 def test_the_step_is_that_of_more_micro_batches(in_four, monkeypatch, reason, backward):
-    """The first step fails in one part and in two, so all go through in four: the same bits as with --micro-batches 4."""
+    """The first step fails in one part and in two, so all go through in four.
+
+    The same bits as with --micro-batches 4.
+    """
     wanted, plain, _ = in_four
     with_room(monkeypatch, 40, reason, backward)
     got, history, said = trained(split(1, epochs=1))
@@ -83,13 +92,19 @@ def test_the_step_is_that_of_more_micro_batches(in_four, monkeypatch, reason, ba
         "parts" in h for h in plain
     )
     assert said == [
-        "memory is too small for a step in 1 part; from now on each goes through in 2, with the same result",
-        "memory is too small for a step in 2 parts; from now on each goes through in 4, with the same result",
+        "memory is too small for a step in 1 part; from now on each goes through in 2, "
+        "with the same result",
+        "memory is too small for a step in 2 parts; from now on each goes through in 4, "
+        "with the same result",
     ]
 
 
 def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
-    """Only the last part of some step is too long: what the parts before it left in .grad must not count twice. Dropout and noise are drawn again as they were."""
+    """Only the last part of some step is too long.
+
+    What the parts before it left in .grad must not count twice. Dropout and noise are drawn
+    again as they were.
+    """
     config = loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("neftune", 5)})
     failed = []
 
@@ -132,7 +147,10 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
 
 
 def test_a_run_that_goes_on_keeps_the_parts(monkeypatch, tmp_path):
-    """Stopped after step 2 and resumed: no second search, and the bits of a run that was never stopped."""
+    """Stopped after step 2 and resumed.
+
+    No second search, and the bits of a run that was never stopped.
+    """
     with_room(monkeypatch, 40)
     whole, history, _ = trained()
     keep = loop.Checkpoints(tmp_path / "c", every=1, say=lambda text: None)
@@ -164,7 +182,8 @@ def test_one_row_that_does_not_fit_is_named(monkeypatch):
     ):
         with pytest.raises(
             OutOfMemory,
-            match=rf"^memory is too small for a single row of 35 tokens; use a lower --max-length{way} or a smaller --model$",
+            match=r"^memory is too small for a single row of 35 tokens; use a lower --max-length"
+            rf"{way} or a smaller --model$",
         ):
             trained(config, [*ROWS[:12], longest])
 
@@ -182,7 +201,10 @@ def test_other_failures_are_not_taken_for_it(monkeypatch):
 
 
 def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
-    """The activations of the first try are gone when the second one begins: nothing holds on to them, not even the exception."""
+    """The activations of the first try are gone when the second one begins.
+
+    Nothing holds on to them, not even the exception.
+    """
     import weakref
 
     alive, seen = [], []
@@ -222,18 +244,22 @@ from instruct_course.data.template import Encoded
 from instruct_course.train import loop, micro_batches
 from tiny_models import adapter, tiny_llama
 frugal_malloc()
-rows = [Encoded([2 + (i * j) % 50 for j in range(1, 400)], [-100] * 397 + [5, 1]) for i in range(1, 9)]
+ids = [[2 + (i * j) % 50 for j in range(1, 400)] for i in range(1, 9)]
+rows = [Encoded(row, [-100] * 397 + [5, 1]) for row in ids]
 
 def fit(room, parts=1):
     model, said = tiny_llama(), []
-    now = next(1024 * int(line.split()[1]) for line in open("/proc/self/status", encoding="utf-8") if line.startswith("VmData:"))
-    resource.setrlimit(resource.RLIMIT_DATA, (now + room if room else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    status = open("/proc/self/status", encoding="utf-8").read()
+    now = 1024 * int(status.split("VmData:")[1].split()[0])
+    unlimited = resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_DATA, (now + room if room else unlimited, unlimited))
     config = loop.TrainConfig(epochs=1, lr=1e-3, batch_tokens=4000, micro_batches=parts, seed=3)
     try:
         history = loop.fit(model, rows, config, pad_id=0, say=said.append)
     except micro_batches.OutOfMemory as error:
         return str(error)
-    return [h.get("parts", parts) for h in history], said, [h["loss"] for h in history], adapter(model).view(torch.int32).tolist()
+    bits = adapter(model).view(torch.int32).tolist()
+    return [h.get("parts", parts) for h in history], said, [h["loss"] for h in history], bits
 
 fit(0)                                                      # what any step needs is there
 short = fit(20_000_000)
@@ -243,7 +269,10 @@ print(json.dumps([short, fit(2_000_000), fit(0, short[0][-1])]))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
 def test_real_memory_that_is_too_small():
-    """The system refuses torch's allocator: the run finds its parts, and its adapter has the bits of a run that began with as many."""
+    """The system refuses torch's allocator.
+
+    The run finds its parts, and its adapter has the bits of a run that began with as many.
+    """
     done = subprocess.run(
         [sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parents[1]))],
         capture_output=True,
@@ -273,7 +302,9 @@ def test_real_memory_that_is_too_small():
 
 
 class Net(torch.nn.Module):
-    """As much of a language model as the loop asks for, without transformers, whose import would cost each process ten seconds."""
+    """As much of a language model as the loop asks for, without transformers, whose import would
+    cost each process ten seconds.
+    """
 
     config, dtype, device = SimpleNamespace(model_type="net"), torch.float32, torch.device("cpu")
 
@@ -297,7 +328,7 @@ class Net(torch.nn.Module):
 TOGETHER = """
 import json, sys, torch
 sys.path[:0] = [{tests!r}, {tests!r} + "/train"]
-from test_out_of_memory import ROWS, Net, adapter, split
+from test_micro_batches import ROWS, Net, adapter, split
 from instruct_course.train import loop, micro_batches
 rank, world = loop.processes()
 real, tried, most = micro_batches.micro_batch_loss, [], 40
@@ -314,13 +345,21 @@ try:
     loop.fit(Net(), ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
 except micro_batches.OutOfMemory as error:
     end = str(error)
-json.dump([[h.get("parts", 1) for h in history], [h["loss"] for h in history], adapter(model).tolist(), end], open({out!r} + str(rank), "w", encoding="utf-8"))
-json.dump(said, open({out!r} + str(rank) + "said", "w", encoding="utf-8"))
+parts = [h.get("parts", 1) for h in history]
+losses = [h["loss"] for h in history]
+with open({out!r} + str(rank), "w", encoding="utf-8") as file:
+    json.dump([parts, losses, adapter(model).tolist(), end], file)
+with open({out!r} + str(rank) + "said", "w", encoding="utf-8") as file:
+    json.dump(said, file)
 """
 
 
 def test_two_processes_agree(tmp_path):
-    """Only the second one runs out of memory: both go on in the same number of parts, to the result of one process, and both end where one row is too long."""
+    """Only the second one runs out of memory.
+
+    Both go on in the same number of parts, to the result of one process, and both end where one
+    row is too long.
+    """
     script, out = tmp_path / "worker.py", str(tmp_path / "out")
     script.write_text(
         TOGETHER.format(tests=str(Path(__file__).parents[1]), out=out), encoding="utf-8"
@@ -340,7 +379,10 @@ def test_two_processes_agree(tmp_path):
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    read = lambda name: json.loads(Path(out + name).read_text(encoding="utf-8"))
+
+    def read(name):
+        return json.loads(Path(out + name).read_text(encoding="utf-8"))
+
     (parts, losses, weights, end), other = read("0"), read("1")
     assert (
         other == [parts, losses, weights, end]
