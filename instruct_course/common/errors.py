@@ -8,7 +8,7 @@ __all__ = ["InputError", "TrainingDiverged", "OutOfMemory"]
 
 
 class InputError(ValueError):
-    """What the user gave is wrong; `str(error)` is one sentence: what, where, and how to mend it."""
+    """What the user gave is wrong; the text is one sentence: what, where, and how to mend it."""
 
 
 class TrainingDiverged(RuntimeError):

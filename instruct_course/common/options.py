@@ -2,7 +2,7 @@
 range. The command line, YAML files, checks and the page of options are made from these fields.
 """
 
-from dataclasses import MISSING, Field, asdict, field, fields
+from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 
 from instruct_course.common.errors import InputError
@@ -43,7 +43,7 @@ def flag(name: str) -> str:
 
 
 def describe_range(declared: Field) -> str:
-    """The range of an option in words, such as `at least 1 and below 10`; empty if any value goes."""
+    """The range of an option in words, such as `at least 1 and below 10`; empty if none is set."""
     if choices := declared.metadata["choices"]:
         return "one of " + ", ".join(choices)
     said = [
@@ -151,7 +151,14 @@ def write_yaml(
     import yaml
 
     values = {"version": 1}
-    values |= {k: v for k, v in asdict(config).items() if k not in leave_out and v is not None}
+    for declared in fields(config):
+        value = getattr(config, declared.name)
+        if declared.name in leave_out or value is None:
+            continue
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if is_whole and isinstance(1.0, declared.type):  # epochs=2 and epochs=2.0 are one option
+            value = float(value)
+        values[declared.name] = value
     text = "".join(f"# {line}\n" for line in head.splitlines())
     text += yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     with write_file(path) as scratch:
