@@ -17,6 +17,7 @@ __all__ = [
     "operations",
     "need",
     "Saving",
+    "find_savings",
     "savings",
     "choose",
     "plan",
@@ -26,6 +27,7 @@ __all__ = [
 # %% ../../nbs/workshop/13_memory.ipynb #shape
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -371,18 +373,24 @@ def _candidates(shape: Shape, asked: Setting):
         )
 
 
-def savings(shape: Shape, setting: Setting) -> list[Saving]:
+def find_savings(shape: Shape, setting: Setting) -> Iterator[Saving]:
     """Changes that save memory, each on top of those before, the cheapest first.
 
-    The first one changes nothing.
+    The first one changes nothing. Each costs a trace, so they come one by one.
     """
-    out = [Saving("as asked", "", "", setting, need(shape, setting))]
+    last = Saving("as asked", "", "", setting, need(shape, setting))
+    yield last
     for change, options, costs, fields in _candidates(shape, setting):
-        now = replace(out[-1].setting, **fields)
+        now = replace(last.setting, **fields)
         size = need(shape, now)
-        if size < out[-1].bytes:
-            out.append(Saving(change, options, costs, now, size))
-    return out
+        if size < last.bytes:
+            last = Saving(change, options, costs, now, size)
+            yield last
+
+
+def savings(shape: Shape, setting: Setting) -> list[Saving]:
+    """All of `find_savings`."""
+    return list(find_savings(shape, setting))
 
 
 def _learns_the_same(one: Setting, other: Setting) -> bool:
@@ -397,8 +405,13 @@ def choose(shape: Shape, gpu: GPU, setting: Setting, *, share: float = SHARE) ->
         InputError: none does; it names the first other change that fits, or the smallest GPU
             that would do.
     """
-    found = savings(shape, setting)
-    fits = [s for s in found if s.bytes <= share * gpu.memory]
+    found = []
+    fits = []
+    for saving in find_savings(shape, setting):
+        found.append(saving)
+        if saving.bytes <= share * gpu.memory:
+            fits.append(saving)
+            break
     if fits and _learns_the_same(fits[0].setting, setting):
         return fits[0].setting
     size = found[0 if fits else -1].bytes / 1e9

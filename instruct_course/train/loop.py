@@ -263,8 +263,7 @@ def prepare(
     """Everything that the steps need, as the newest checkpoint left it; `fit` says what raises."""
     if not supervised_tokens(rows):
         raise InputError(
-            "there is no supervised token in the training rows; look at one of them with "
-            "template.show"
+            "there is no supervised token in the training rows; look at one of them with xray.show"
         )
     rank, world_size = processes()
     state = create_state(model, rows, config, world_size)

@@ -178,7 +178,7 @@ def test_a_few_layers_say_what_all_of_them_take(kind, gradient_checkpointing, de
 
 
 def test_everything_is_given_back():
-    """At the end of a step only what was there before it is alive, and the gradients."""
+    """A step leaves nothing alive but the gradients, which are those of the trained weights."""
     s = tiny()[1]
     trained = s.layers * sum(4 * (out + inner) for out, inner in s.linear)
     for gradient_checkpointing in (False, True):
@@ -187,17 +187,20 @@ def test_everything_is_given_back():
         )
         count = record(s, s.layers, setting)
         begun = count.log.index("prepare")
-        sizes = {}
+        alive = {}
+        gradients = 0
         for entry in count.log[begun:]:
             if isinstance(entry, str):
                 continue
             number, size = entry
-            if number > 0:
-                sizes[number] = size
-            else:
-                sizes.pop(-number, None)
-        left = {n: size for n, size in sizes.items() if count.labels.get(n) == "gradients"}
-        assert sum(left.values()) == 4 * trained
+            if number < 0:
+                alive.pop(-number, None)
+                continue
+            alive[number] = size
+            if count.labels.get(number) == "gradients":
+                gradients += size
+        assert gradients == 4 * trained
+        assert not alive  # `record` gives the gradients back itself
 
 
 @given(
@@ -365,20 +368,20 @@ def test_a_tuning_of_a_large_model_is_refused_or_planned_before_anything_is_load
     monkeypatch, tmp_path, capsys
 ):
     """A folder with nothing but the config.json of a 7B: the plan speaks first, and nothing is written."""
-    from instruct_course import recipe
+    from instruct_course import job, recipe
 
     (tmp_path / "seven").mkdir()
     (tmp_path / "seven" / "config.json").write_text(
         json.dumps(planner.SHAPES["Qwen/Qwen2.5-7B"]), encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(planner, "machine", lambda: GPU("this card", 4e9, 0, "float16"))
+    monkeypatch.setattr(job, "machine", lambda: GPU("this card", 4e9, 0, "float16"))
     with pytest.raises(
         InputError, match="its training needs .* GB at least, and this card has 4.0 GB"
     ):
         recipe.tune(model=str(tmp_path / "seven"), out="run", max_length=1024, batch_tokens=4096)
     assert [p.name for p in tmp_path.iterdir()] == ["seven"]
-    monkeypatch.setattr(planner, "machine", lambda: GPUS["t4"])
+    monkeypatch.setattr(job, "machine", lambda: GPUS["t4"])
     with pytest.raises(InputError, match="no .safetensors weights"):
         recipe.tune(model=str(tmp_path / "seven"), out="run", max_length=1024, batch_tokens=4096)
     assert "planned for t4" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == [
