@@ -124,8 +124,6 @@ EXCEPTIONS = {
         "tools.nano.tasks.everything",
     ],
     "files with lines over 100 columns": [
-        "instruct_course.common.errors",
-        "instruct_course.common.options",
         "instruct_course.plan.gpus",
         "instruct_course.plan.rehearse",
         "tools.make_font",
