@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_course.common.errors import InputError
-from instruct_course.evaluate import ifeval
-from instruct_course.evaluate.checkers import CHECKS
+from instruct_course.evaluate.checkers import CHECKS, is_json
 from instruct_course.evaluate.ifeval import (
     VerifiablePrompt,
     follows_loose,
@@ -476,4 +475,4 @@ def test_a_prompt_is_a_row():
     assert (ex.lang, ex.task, ex.output) == ("zh", "ifeval", "") and ex.instruction == read()[
         40
     ].instruction
-    assert ifeval.CHECKS["json"] is ifeval.is_json
+    assert CHECKS["json"] is is_json
