@@ -367,22 +367,21 @@ def test_a_judge_that_never_answers():
         return honest(body, n)
 
     with fake(slow) as (url, seen):
-        started = time.monotonic()
         r = checked(compare(judge(url, timeout=0.2, retries=1), PAIRS[:2]))
-    assert (
-        r["failed"] == 2
-        and time.monotonic() - started < 3
-        and all("within 0.2 s" in w for p in r["pairs"] for w in p["why"])
-    )
+    assert r["failed"] == 2 and all("within 0.2 s" in w for p in r["pairs"] for w in p["why"])
 
 
 def test_a_reply_that_drips_is_given_up():
+    """Long before its 200 drops are through, though each comes within the time for a reply."""
+    drops = []
+
     def drip(connection):
         connection.recv(65536)
         try:
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
             for _ in range(200):
                 connection.sendall(b" ")
+                drops.append(1)
                 time.sleep(0.05)
         except OSError:
             pass
@@ -391,11 +390,10 @@ def test_a_reply_that_drips_is_given_up():
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         threading.Thread(target=lambda: drip(listening.accept()[0]), daemon=True).start()
-        started = time.monotonic()
         said, why = judge(
             f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.3, retries=0
         ).reply([])
-    assert said == "" and "within 0.3 s" in why and time.monotonic() - started < 2
+    assert said == "" and "within 0.3 s" in why and 0 < len(drops) < 100
 
 
 def test_broken_connections():
