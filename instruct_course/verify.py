@@ -1,6 +1,6 @@
 """The checking habit: each numbered equation is compared with a library's result."""
 
-__all__ = ["verify"]
+__all__ = ["check_answer", "verify"]
 
 
 def verify(tag: str, by_hand, by_library, *, atol: float = 1e-10) -> None:
@@ -38,6 +38,39 @@ def verify(tag: str, by_hand, by_library, *, atol: float = 1e-10) -> None:
     assert worst <= atol, f"{tag}: differs by {worst:.3g}, more than {atol:.0e}"
     bound = f"error ≤ {atol:.0e}" if atol else "no difference"
     print(f"({tag}) by hand = by library, {bound}")
+
+
+def check_answer(answer, expected, *, hint: str = "", atol: float = 1e-6) -> str:
+    """Whether a reader's answer to an exercise is right, as a sentence to show.
+
+    Args:
+        answer: what the reader computed: a number, a text, a tensor or a list; None or `...` where
+            there is no answer yet.
+        expected: the right answer; numbers may differ by `atol`.
+        hint: what is said of a wrong answer.
+
+    Returns:
+        A sentence in English and Chinese that does not tell the right answer.
+    """
+    if answer is None or answer is ...:
+        return "No answer yet. Replace the dots and run this cell again. 还没有作答。"
+    if _equal(answer, expected, atol):
+        return "Right. 正确。"
+    return f"Not yet. {hint} 再想一想。" if hint else "Not yet. 再想一想。"
+
+
+def _equal(answer, expected, atol: float) -> bool:
+    """Whether two texts are the same, or two arrays of numbers have one shape and are close."""
+    import numpy as np
+
+    if isinstance(expected, (str, bool)) or isinstance(answer, (str, bool)):
+        return answer == expected
+    try:
+        a = _as_tensor(answer).double()
+        b = _as_tensor(expected).double()
+    except (TypeError, ValueError):
+        return answer == expected
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=0, atol=atol))
 
 
 def _as_tensor(value):

@@ -10,7 +10,7 @@ import torch
 from equations import problems
 from test_house import NOTEBOOKS, ROOT
 
-from instruct_course.verify import verify
+from instruct_course.verify import check_answer, verify
 
 x = torch.arange(6.0, dtype=torch.float64).view(2, 3)
 
@@ -140,3 +140,14 @@ def test_the_readme_lists_every_equation():
         for t in re.findall(r"\\tag\{([\d.]+)\}", c.source)
     ]
     assert sorted(named) == sorted(tags)
+
+
+def test_an_exercise_tells_no_answer_right_and_wrong_apart():
+    assert check_answer(..., 3).startswith("No answer") and check_answer(None, "x")[:2] == "No"
+    assert check_answer(3, 3).startswith("Right") and check_answer(3.0000001, 3)[:5] == "Right"
+    assert check_answer(torch.tensor([1.0, 2.0]), [1, 2]).startswith("Right")
+    assert check_answer([1, 2, 3], [1, 2]).startswith("Not yet")
+    assert check_answer("a", "b", hint="Look at b.") == "Not yet. Look at b. 再想一想。"
+    assert check_answer("three", 3).startswith("Not yet")
+    assert check_answer({"a": 1}, {"a": 1}).startswith("Right")
+    assert check_answer(True, 1.0).startswith("Right") and check_answer(True, False)[:3] == "Not"

@@ -53,13 +53,13 @@ def free_memory() -> dict[str, float]:
     return free
 
 
-def _free_in_container() -> int:
+def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that the control group still gives; raises OSError or ValueError where none limits."""
 
     def read(name):
-        return Path("/sys/fs/cgroup", name).read_text(encoding="utf-8")
+        return (folder / name).read_text(encoding="utf-8")
 
     free = int(read("memory.max")) - int(read("memory.current"))
     # the system takes cached files back when memory runs short
-    cached = re.search(r"^inactive_file (\d+)", read("memory.stat"), re.M)
-    return free + (int(cached[1]) if cached else 0)
+    cached = re.findall(r"^(?:in)?active_file (\d+)", read("memory.stat"), re.M)
+    return free + sum(map(int, cached))

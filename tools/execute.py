@@ -1,0 +1,234 @@
+"""Execute notebooks and compare their outputs: `python -m tools.execute [PATH …]`.
+
+    python -m tools.execute nbs/03_loss.ipynb            # say which outputs differ
+    python -m tools.execute --update nbs/03_loss.ipynb   # and write those into the notebook
+
+Without a path, all notebooks. Each is executed in a process of its own, which is forked from one
+that has imported the libraries already: importing them takes longer than most notebooks.
+Outputs agree where their texts agree and their numbers differ by less than 2 %.
+Of a cell with the tag `machine` only whether it says something is compared, and of one with the
+tag `widget` that it shows a widget, which is not kept.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import nbformat
+from IPython.core.displayhook import DisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+from tools.export import notebooks
+
+# How far a number in a committed output may be from that of a re-run on another machine.
+RTOL = 0.02
+ATOL = 0.02
+NUMBER = re.compile(r"(?<![\w#])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+IMPORTED = (
+    "torch",
+    "transformers.models.llama.modeling_llama",
+    "datasets",
+    "matplotlib.pyplot",
+    "ipywidgets",
+    "IPython.core.interactiveshell",
+    "instruct_course.recipe",
+)
+
+
+# ---- executing
+
+
+@cache
+def processes() -> multiprocessing.context.BaseContext:
+    """Where processes start with the libraries imported (Windows has no fork: it imports them)."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    return context
+
+
+def execute(path: Path) -> nbformat.NotebookNode:
+    """A notebook with the outputs of executing it, in a process of its own.
+
+    Raises: the exception of a cell that fails, with the cell's id.
+    """
+    with ProcessPoolExecutor(1, mp_context=processes()) as pool:
+        return nbformat.from_dict(pool.submit(execute_here, path).result())
+
+
+def execute_here(path: Path) -> nbformat.NotebookNode:
+    """A notebook with the outputs of executing it in this process and its folder."""
+    os.environ.pop("MPLBACKEND", None)
+    os.chdir(path.parent)
+    sys.path.insert(0, "")
+    notebook = nbformat.read(path, as_version=4)
+    asyncio.run(run_cells(notebook, path.name))
+    return notebook
+
+
+async def run_cells(notebook: nbformat.NotebookNode, name: str) -> None:
+    """Run the code cells of a notebook inside of a running event loop, as Jupyter does."""
+    shell = quiet_shell()
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        with capture_output() as captured:
+            code = shell.transform_cell(cell.source)
+            if shell.should_run_async(cell.source, transformed_cell=code):
+                result = await shell.run_cell_async(code, store_history=True, transformed_cell=code)
+                shell.events.trigger("post_execute")
+            else:
+                result = shell.run_cell(cell.source, store_history=True)
+        error = result.error_before_exec or result.error_in_exec
+        if error is not None:
+            raise RuntimeError(f"{name}, cell {cell.id}: {error!r}") from error
+        cell.outputs = list(outputs_of(captured))
+
+
+def quiet_shell() -> InteractiveShell:
+    """IPython without a terminal: pictures are displayed in place, and so is a cell's value."""
+    shell = InteractiveShell.instance(displayhook_class=DisplayedValue)
+    shell.history_manager.enabled = False
+    shell.showtraceback = nothing  # an exception of a cell is raised by `run_cells`
+    shell.enable_gui = nothing
+    shell.enable_matplotlib("inline")
+    return shell
+
+
+class DisplayedValue(DisplayHook):
+    """The value of a cell's last line, displayed instead of printed."""
+
+    def write_output_prompt(self) -> None:
+        """Leave out `Out[1]:`."""
+
+    def write_format_data(self, format_dict: dict, md_dict: dict | None = None) -> None:
+        """Display it."""
+        self.shell.display_pub.publish(format_dict, md_dict)
+
+
+def nothing(*_, **__) -> None:
+    """In place of what only a terminal has."""
+
+
+def outputs_of(captured) -> Iterator[nbformat.NotebookNode]:
+    """What a cell printed, then what it displayed, as a notebook keeps them."""
+    for name in ("stdout", "stderr"):
+        if text := getattr(captured, name):
+            yield nbformat.v4.new_output("stream", name=name, text=text)
+    for shown in captured.outputs:
+        yield nbformat.v4.new_output("display_data", data=shown.data, metadata=shown.metadata)
+
+
+# ---- comparing
+
+
+def texts(cell: nbformat.NotebookNode) -> str:
+    """What a reader sees of a cell's outputs: texts, 'image' for a picture; what is printed first."""
+    printed = []
+    shown = []
+    for output in cell.outputs:
+        if output.output_type == "error":
+            shown.append(f"error: {output.ename}")
+        elif output.output_type == "stream":
+            printed.append(output.text)
+        elif "image/png" in output.data:
+            shown.append("image")
+        elif "text/plain" in output.data:
+            shown.append(output.data["text/plain"])
+    return "\n".join(text.strip() for text in printed + shown)
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two texts agree but for numbers within the tolerance."""
+    if words(a) != words(b):
+        return False
+    pairs = zip(numbers(a), numbers(b), strict=True)
+    return all(abs(x - y) <= ATOL + RTOL * abs(y) for x, y in pairs)
+
+
+def words(text: str) -> str:
+    """A text with "#" for each number, and with single spaces."""
+    text = re.sub(r"0x[0-9a-f]+", "0x", NUMBER.sub("#", text))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers of a text, in order."""
+    return [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+
+
+def differences(
+    committed: nbformat.NotebookNode, fresh: nbformat.NotebookNode
+) -> dict[str, tuple[str, str]]:
+    """{cell id: (what is committed, what was said now)} of outputs that do not agree."""
+    found = {}
+    for old, new in zip(committed.cells, fresh.cells, strict=True):
+        if old.cell_type != "code":
+            continue
+        a = texts(old)
+        b = texts(new)
+        tags = old.metadata.get("tags", [])
+        if "widget" in tags:
+            agree = not old.outputs and any(WIDGET in o.get("data", {}) for o in new.outputs)
+        elif "machine" in tags:
+            agree = bool(a) == bool(b)
+        else:
+            agree = same(a, b)
+        if not agree:
+            found[old.id] = (a, b)
+    return found
+
+
+def update(path: Path, fresh: nbformat.NotebookNode) -> None:
+    """Write the outputs that differ into a notebook."""
+    committed = nbformat.read(path, as_version=4)
+    found = differences(committed, fresh)
+    for old, new in zip(committed.cells, fresh.cells, strict=True):
+        if old.id in found:
+            old.outputs = [] if "widget" in old.metadata.get("tags", []) else new.outputs
+    nbformat.write(committed, path)
+
+
+# ---- command
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("paths", nargs="*", type=Path, help="notebooks (all where none is given)")
+    parser.add_argument("--update", action="store_true", help="write the outputs that differ")
+    asked = parser.parse_args()
+    failed = 0
+    for path in asked.paths or notebooks():
+        started = time.perf_counter()
+        try:
+            fresh = execute(path.resolve())
+        except RuntimeError as error:
+            print(f"{path.name}: {error}", flush=True)
+            failed = 1
+            continue
+        found = differences(nbformat.read(path, as_version=4), fresh)
+        print(
+            f"{path.name}: {time.perf_counter() - started:.0f} s, {len(found)} differ", flush=True
+        )
+        for cell, (committed, now) in found.items():
+            print(f"  {cell}\n    committed: {committed[:300]!r}\n    now:       {now[:300]!r}")
+        if found and asked.update:
+            update(path, fresh)
+        elif found:
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
