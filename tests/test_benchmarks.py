@@ -44,9 +44,12 @@ def test_operations_of_a_tiny_step():
     assert count("attention") == 2 * 6 * 2 * (
         (2 * 2 * 2 * 3) + (2 * 1 * 1) + (2 * 2 * 2 * 3)
     )  # 6 products of d = 2: own tokens, the beginning; then the last layer
-    lora = lambda rows, inner, *outs: (
-        2 * rows * sum(3 * inner + 3 * out for out in outs)
-    )  # rank 2: forwards, gradient of the weight, gradient of the input
+
+    def lora(rows, inner, *outs):
+        return (
+            2 * rows * sum(3 * inner + 3 * out for out in outs)
+        )  # rank 2: forwards, gradient of the weight, gradient of the input
+
     first = lora(5, 4, 4, 2, 2) - 3 * 2 * 5 * 4 + lora(5, 4, 4) + lora(5, 4, 6, 6) + lora(5, 6, 4)
     last = lora(3, 4, 4) + lora(5, 4, 2, 2) + lora(3, 4, 4) + lora(3, 4, 6, 6) + lora(3, 6, 4)
     assert count("adapters", rank=2) == 2 * (first + last)

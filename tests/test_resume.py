@@ -64,13 +64,16 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, rows, tmp_path):
         == -signal.SIGKILL
     )
     assert [p.name for p in tmp_path.iterdir()] == ["killed.unfinished"]
-    command = lambda *args: subprocess.run(
-        [sys.executable, "-m", "instruct_course.cli", *args],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+
+    def command(*args):
+        return subprocess.run(
+            [sys.executable, "-m", "instruct_course.cli", *args],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+
     refused = command("tune", "--data", str(rows), "--out", "killed")
     assert refused.returncode == 2 and "go on with --resume" in refused.stderr
     other = command("tune", "--resume", "--out", "killed", "--lr", "0.5")

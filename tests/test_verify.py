@@ -118,10 +118,10 @@ def test_every_equation_of_a_chapter_has_its_check(path):
     assert problems(nbformat.read(path, as_version=4).cells) == []
 
 
-def test_the_readme_lists_every_equation():
+def test_the_page_of_equations_lists_every_one():
     """Its table of formulas names each tag of the notebooks, and no other."""
     table = (
-        (ROOT / "README.md")
+        (ROOT / "docs" / "equations.md")
         .read_text(encoding="utf-8")
         .split("| formula | equation |")[1]
         .split("\n\n")[0]

@@ -3,8 +3,8 @@
 Writes instruct_course/assets/nano (tokenizer, bf16 safetensors, model card) and
 instruct_course/assets/instructions (five splits), with the training log and the loss curve here.
 `--check 20` trains only the first 20 steps, compares the corpus and the losses with the kept log,
-and records the hash of the code that did so if they agree. tests/test_nano.py trains ten steps
-where that hash is not the recorded one.
+and records the hash of the code that did so if they agree. tests/test_nano.py compares that hash
+with the one of today's code.
 """
 
 import argparse

@@ -27,7 +27,10 @@ SMALL = {
     "num_key_value_heads": 2,
     "tie_word_embeddings": True,
 }
-quiet = lambda text: None
+
+
+def quiet(text):
+    """Say nothing."""
 
 
 def test_the_table_is_whole_and_within_five_percent():
@@ -83,10 +86,13 @@ def test_a_built_model_has_the_true_shapes_and_the_engine_takes_it():
     with torch.device("meta"):
         wanted = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SMALL))
     bnb = quantize.bitsandbytes()
-    shapes = lambda m: {
-        n: tuple(w.quant_state.shape if isinstance(w, bnb.nn.Params4bit) else w.shape)
-        for n, w in m.named_parameters()
-    }
+
+    def shapes(m):
+        return {
+            n: tuple(w.quant_state.shape if isinstance(w, bnb.nn.Params4bit) else w.shape)
+            for n, w in m.named_parameters()
+        }
+
     assert (
         shapes(model) == shapes(wanted)
         and seconds > 0
