@@ -87,7 +87,9 @@ def scripts(text: str, size: float) -> str:
     """The content of a text element: escaped, with `_{}` and `^{}` as small shifted parts."""
     out, end, back = "", 0, 0.0
     for found in SCRIPT.finditer(text):
-        out += _shifted(text[end : found.start()], back)
+        between = text[end : found.start()]
+        out += _shifted(between, back)
+        back = 0.0 if between else back
         shift = size * (0.25 if found[1] == "_" else -0.38)
         small = number(size * 0.75)
         out += element("tspan", escape(found[2]), dy=shift + back, font_size=small)
