@@ -30,9 +30,9 @@ def paired_intervals() -> Canvas:
         "An invented example: twelve rows, each scored for the base model and for the tuned one. "
         f"Means with 95 % intervals by Student's t: base {said[0]}, tuned {said[1]}; the two "
         f"overlap. The mean of the differences row by row is {said[2]}, and holds no zero.",
-        height=500,
+        height=520,
     )
-    c.heading("Two intervals, or one of the differences?", "两个区间，还是差的区间？")
+    c.heading("The interval of paired differences", "配对差的区间")
     c.text(24, 70, "12 rows, two models 12 行，两个模型", LABEL, anchor="start", bold=True)
     left, scale = 40, 310
     for i, (a, b) in enumerate(zip(BASE, tuned)):
@@ -49,7 +49,7 @@ def paired_intervals() -> Canvas:
 
     x, wide = 420, 330
     c.text(x, 70, "Two separate intervals 两个区间", LABEL, anchor="start", bold=True)
-    for i, (role, name) in enumerate((("frozen", "base"), ("trained", "tuned"))):
+    for i, (role, name) in enumerate((("frozen", "base 基座"), ("trained", "tuned 微调后"))):
         low, mean, high = intervals[i]
         y = 112 + 40 * i
         _interval(c, x + wide * low, x + wide * mean, x + wide * high, y, role)
@@ -58,8 +58,8 @@ def paired_intervals() -> Canvas:
     c.label(
         x,
         228,
-        "They overlap: nothing is said.",
-        "相互重叠：说明不了什么。",
+        "They overlap: no conclusion.",
+        "相互重叠：得不出结论。",
         SMALL,
         role="grey",
         anchor="start",
@@ -120,7 +120,7 @@ def three_merges() -> Canvas:
         "is another one, off by the quantisation error. Q(Ŵ + D) rounds to 0.161 again: the change "
         "is lost. Held-out losses of nano, from nbs/workshop/12_variants.ipynb: "
         f"{', '.join(LOSSES)}; trained model {LOSSES[0]}.",
-        height=560,
+        height=578,
     )
     c.heading("Three ways to merge an adapter", "合并适配器的三种方式")
     _lane(c, 66, "✓ Ŵ + D: into the dequantized weights 反量化的权重", "output", LOSSES[0])
@@ -158,9 +158,15 @@ def _lane(c: Canvas, y: float, name: str, role: str, loss: str) -> None:
     c.route([(start, line - 10), (start, line - 30), (end, line - 30), (end, line - 8)], "trained")
     c.text((start + end) / 2, line - 44, "+D", LABEL, role="trained", bold=True)
     if name.startswith("✗ Q"):
-        c.route(
-            [(end, line + 8), (end, line + 30), (start - 34, line + 30)], "trained", dashed=True
-        )
+        c.arrow(end + 8, line, start - 8, line, "trained", edge=3)
+        back = "Q: back to the nearest level 舍入到最近的量化级"
+        c.text(_at(0.145), line + 46, back, SMALL, role="trained")
+    elif onto_w:
+        c.circle(end, line, 7, "trained", edge=2)
+        c.text(_at(target), line + 22, "Ŵ + D", SMALL, role="output")
+    else:
+        c.text(588, line - 24, "NF4 level 量化级", SMALL, role="grey", anchor="end")
+        c.text(end, line + 22, "Ŵ + D", SMALL, role="output")
     c.text(600, line - 30, "held-out loss 损失", SMALL, anchor="start", role="grey")
     c.text(600, line - 4, loss, 26, anchor="start", role=role, bold=True)
     words = {
