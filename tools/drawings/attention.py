@@ -117,15 +117,23 @@ def owners(prefix: int, lengths: list[int]) -> list[int]:
     return [-1] * prefix + [r for r, length in enumerate(lengths) for _ in range(length)]
 
 
+def positions(owner: list[int], prefix: int) -> list[int]:
+    """Where in its own row each token stands; the prefix comes first in every row."""
+    return [t if r < 0 else prefix + owner[:t].count(r) for t, r in enumerate(owner)]
+
+
+def may_look(owner: list[int], i: int, j: int) -> bool:
+    """Whether token i may look at token j: an earlier one of its own row or of the prefix."""
+    return j <= i and owner[j] in (-1, owner[i])
+
+
 def mask_panel(c: Canvas, x: float, names: tuple, prefix: int, lengths: list[int]) -> None:
     """One mask with its positions and rows below."""
     owner = owners(prefix, lengths)
-    place = [
-        t if r < 0 else prefix + owner[:t].count(r) for t, r in enumerate(owner)
-    ]  # in its own row
+    place = positions(owner, prefix)
 
     def role(i: int, j: int) -> str:
-        if j > i or (owner[j] >= 0 and owner[i] != owner[j]):
+        if not may_look(owner, i, j):
             return "pad"
         return "template" if owner[j] < 0 else ROW_ROLES[owner[j]]
 
