@@ -221,17 +221,7 @@ def template_journey() -> Canvas:
         height=520,
     )
     c.heading("One template, from training to the server", "一个模板，从训练到服务")
-    tune = c.box(24, 66, 130, 76, "tune", "训练", "trained", bold=True)
-    run = c.rect(208, 58, 240, 92, "neutral", radius=8)
-    c.text(run.cx, 74, "run directory 运行目录", SMALL, role="grey")
-    c.box(218, 90, 100, 48, "adapter", "适配器", "trained", size=SMALL)
-    saved = c.box(326, 90, 112, 48, "template", "模板", "template", size=SMALL)
-    c.arrow(tune.right, tune.cy, run.x, tune.cy)
-    users = [("eval", "评估"), ("chat, serve", "对话、服务"), ("merge, export", "合并、导出")]
-    for i, (english, chinese) in enumerate(users):
-        place = c.box(560, 52 + 40 * i, 216, 34, f"{english} {chinese}", size=SMALL)
-        c.arrow(run.right, saved.cy, place.x, place.cy, "template")
-
+    _readers(c)
     prompt = [("<inst>", "template", 66), ("c", "instruction", 108), ("<inp>", "template", 62)]
     prompt += [("x", "input", 90), ("<out>", "template", 62)]
 
@@ -275,3 +265,17 @@ def template_journey() -> Canvas:
     )
     c.caption("c instruction 指令 · x input 输入 · y output 输出")
     return c
+
+
+def _readers(c: Canvas) -> None:
+    """The run directory that training writes, and the commands that read its template."""
+    tune = c.box(24, 66, 130, 76, "tune", "训练", "trained", bold=True)
+    run = c.rect(208, 58, 240, 92, "neutral", radius=8)
+    c.text(run.cx, 74, "run directory 运行目录", SMALL, role="grey")
+    c.box(218, 90, 100, 48, "adapter", "适配器", "trained", size=SMALL)
+    saved = c.box(326, 90, 112, 48, "template", "模板", "template", size=SMALL)
+    c.arrow(tune.right, tune.cy, run.x, tune.cy)
+    users = [("eval", "评估"), ("chat, serve", "对话、服务"), ("merge, export", "合并、导出")]
+    for i, (english, chinese) in enumerate(users):
+        place = c.box(560, 52 + 40 * i, 216, 34, f"{english} {chinese}", size=SMALL)
+        c.arrow(run.right, saved.cy, place.x, place.cy, "template")

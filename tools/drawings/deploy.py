@@ -33,20 +33,7 @@ def paired_intervals() -> Canvas:
         height=520,
     )
     c.heading("The interval of paired differences", "配对差的区间")
-    c.text(24, 70, "12 rows, two models 12 行，两个模型", LABEL, anchor="start", bold=True)
-    left, scale = 40, 310
-    for i, (a, b) in enumerate(zip(BASE, tuned)):
-        y = 100 + 24 * i
-        c.line(left, y, left + scale, y, "rule", edge=0.5)
-        c.line(left + scale * a, y, left + scale * b, y, "trained")
-        c.circle(left + scale * a, y, 6, "frozen", solid=True)
-        c.circle(left + scale * b, y, 6, "trained", solid=True)
-    _axis(c, left, 384, scale, (0, 0.5, 1), 0, "score 得分")
-    c.circle(40, 440, 6, "frozen", solid=True)
-    c.text(54, 440, "base 基座", SMALL, anchor="start")
-    c.circle(154, 440, 6, "trained", solid=True)
-    c.text(168, 440, "tuned 微调后", SMALL, anchor="start")
-
+    _scores(c, tuned)
     x, wide = 420, 330
     c.text(x, 70, "Two separate intervals 两个区间", LABEL, anchor="start", bold=True)
     for i, (role, name) in enumerate((("frozen", "base 基座"), ("trained", "tuned 微调后"))):
@@ -84,6 +71,23 @@ def paired_intervals() -> Canvas:
         "行与行的差别远大于模型之间的差别；逐行相减就消去了它。",
     )
     return c
+
+
+def _scores(c: Canvas, tuned: list[float]) -> None:
+    """The scores of each row, base and tuned."""
+    c.text(24, 70, "12 rows, two models 12 行，两个模型", LABEL, anchor="start", bold=True)
+    left, scale = 40, 310
+    for i, (a, b) in enumerate(zip(BASE, tuned)):
+        y = 100 + 24 * i
+        c.line(left, y, left + scale, y, "rule", edge=0.5)
+        c.line(left + scale * a, y, left + scale * b, y, "trained")
+        c.circle(left + scale * a, y, 6, "frozen", solid=True)
+        c.circle(left + scale * b, y, 6, "trained", solid=True)
+    _axis(c, left, 384, scale, (0, 0.5, 1), 0, "score 得分")
+    c.circle(40, 440, 6, "frozen", solid=True)
+    c.text(54, 440, "base 基座", SMALL, anchor="start")
+    c.circle(154, 440, 6, "trained", solid=True)
+    c.text(168, 440, "tuned 微调后", SMALL, anchor="start")
 
 
 def _axis(c: Canvas, zero, y, scale, ticks, start, name) -> None:

@@ -119,7 +119,7 @@ def beam_tree() -> Canvas:
         "sat. Greedy choice takes cat and then sat, 0.20, and misses dog barked, 0.36.",
         height=500,
     )
-    c.heading("Beam search, 2 beams", "束搜索，2 条束")
+    c.heading("Beam search, 2 beams", "束搜索，束宽 2")
     root = c.box(24, 196, 96, 48, "The", role="template", bold=True)
     y = 66
     for word, (chinese, chance, after) in TREE.items():
