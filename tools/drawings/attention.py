@@ -228,7 +228,7 @@ def grouped_heads() -> Canvas:
         ("cache: 1 key, 1 value", "缓存：1 个键、1 个值"),
     )
     c.caption(
-        "Counted per token and layer. In Qwen2.5-7B 28 query heads share 4, a seventh of the cache.",
+        "Per token and layer. In Qwen2.5-7B 28 query heads share 4, a seventh of the cache.",
         "缓存按每个词元、每层计。Qwen2.5-7B：28 个查询头共用 4 组键和值，缓存只需七分之一。",
     )
     return c
@@ -309,7 +309,7 @@ def rotary() -> Canvas:
     for x, m, note in zip((58, 242, 426, 610), (0, 8, 16, 31), ("10", "1", "0.1", "0.0013")):
         speed_dial(c, x, m, 10_000 ** (-2 * m / 64), f"10ω = {note}")
     c.caption(
-        "Above, q and k are one vector at position 0. Below: four pairs of a head after ten tokens.",
+        "Above, q and k are one vector at position 0. Below: four pairs of a head after 10 tokens.",
         "上排：q 和 k 在位置 0 时是同一个向量。下排：一个头的四对数经过十个词元之后（单位：弧度）。",
     )
     return c

@@ -196,8 +196,8 @@ def double_quantisation() -> Canvas:
     c.caption(
         f"once: 4 + 32/64 = {4 + single:.1f};   "
         f"twice: 4 + 8/64 + 32/(64 · 256) = {4 + sum(double):.3f} bits per weight",
-        f"一次：4 + 32/64 = {4 + single:.1f}；"
-        f"双重：4 + 8/64 + 32/(64 · 256) = {4 + sum(double):.3f} 比特每权重",
+        f"每个权重的比特数：一次 4 + 32/64 = {4 + single:.1f}；"
+        f"双重 4 + 8/64 + 32/(64 · 256) = {4 + sum(double):.3f}",
     )
     return c
 
