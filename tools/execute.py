@@ -125,7 +125,7 @@ def outputs_of(captured) -> Iterator[nbformat.NotebookNode]:
 
 
 def texts(cell: nbformat.NotebookNode) -> str:
-    """What a reader sees of a cell's outputs: texts, 'image' for a picture; what is printed first."""
+    """What a reader sees of a cell: what it printed, then what it showed (a picture: image)."""
     printed = []
     shown = []
     for output in cell.outputs:
