@@ -25,12 +25,10 @@ def build(layers: int, *, mapped: bool = True, say=print):
     import torch
     from safetensors.torch import load_file, save_file
 
-    from instruct_course.plan import memory as planner
     from instruct_course.plan import rehearse
+    from instruct_course.plan.shapes import SHAPES
 
-    model, _ = rehearse.build(
-        planner.SHAPES["Qwen/Qwen2.5-7B"] | {"num_hidden_layers": layers}, say=say
-    )
+    model, _ = rehearse.build(SHAPES["Qwen/Qwen2.5-7B"] | {"num_hidden_layers": layers}, say=say)
     for module in (model.get_input_embeddings(), model.get_output_embeddings()) if mapped else ():
         with tempfile.TemporaryDirectory(
             ignore_cleanup_errors=True

@@ -258,7 +258,7 @@ def plan(config: configs.PlanConfig, as_json: bool):
         return
     from rich.console import Console
 
-    from instruct_course.plan.memory import describe
+    from instruct_course.plan.report import describe
 
     Console(highlight=False).print(describe(made))
 
@@ -267,15 +267,15 @@ def plan(config: configs.PlanConfig, as_json: bool):
 def rehearse(config: configs.RehearseConfig, as_json: bool):
     """Train random weights of the true shape for some steps: measured beside planned."""
     from instruct_course.defaults import setting_for
-    from instruct_course.plan import memory
     from instruct_course.plan import rehearse as rehearsals
+    from instruct_course.plan import shapes
 
     made = rehearsals.rehearse(
         config.model,
         setting_for(config),
         steps=config.steps,
         products=not config.memory_only,
-        values=memory.config(config.model),
+        values=shapes.config(config.model),
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if as_json:

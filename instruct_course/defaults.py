@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from instruct_course.common.errors import InputError
 from instruct_course.config import PlanConfig, RehearseConfig, TuneConfig
-from instruct_course.plan import memory as plans
+from instruct_course.plan import report, shapes
 from instruct_course.plan.gpus import GPU, GPUS, machine
+from instruct_course.plan.memory import Setting
 
 __all__ = [
     "Budget",
@@ -92,7 +93,7 @@ def count_parameters(model: str) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    values = plans.config(model)
+    values = shapes.config(model)
     try:
         config = type(AutoConfig.for_model(values["model_type"])).from_dict(values)
         with torch.device("meta"):
@@ -102,15 +103,15 @@ def count_parameters(model: str) -> int:
     return sum(parameter.numel() for parameter in made.parameters())
 
 
-def planned_shape(model: str) -> plans.Shape | None:
+def planned_shape(model: str) -> shapes.Shape | None:
     """The shape of a model that is planned before it is loaded; None for others.
 
     Raises:
         InputError: there is no such model.
     """
-    values = plans.config(model)
+    values = shapes.config(model)
     try:
-        shape = plans.shape(model, values)
+        shape = shapes.shape(model, values)
     except InputError:
         return None
     return shape if shape.parameters > LARGE else None
@@ -123,8 +124,8 @@ def plan_for(config: PlanConfig) -> dict:
         InputError: the model or the GPU is not known.
     """
     gpu = _find_gpu(config.gpu, config.memory)
-    values = plans.config(config.model)
-    parameters = plans.shape(config.model, values).parameters
+    values = shapes.config(config.model)
+    parameters = shapes.shape(config.model, values).parameters
     asked = {
         name: getattr(config, name)
         for name in (
@@ -137,8 +138,8 @@ def plan_for(config: PlanConfig) -> dict:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     asked.setdefault("batch_tokens", BY_SIZE[size_of(parameters)]["batch_tokens"])
-    setting = plans.Setting(**asked)
-    return plans.plan(
+    setting = Setting(**asked)
+    return report.plan(
         config.model, gpu, setting, tokens=config.tokens, price=config.price, values=values
     )
 
@@ -155,13 +156,13 @@ def _find_gpu(name: str | None, memory: float | None) -> GPU:
     return gpu if memory is None else replace(gpu, memory=memory * 1e9)
 
 
-def setting_for(config: RehearseConfig) -> plans.Setting:
+def setting_for(config: RehearseConfig) -> Setting:
     """The settings of a rehearsal on this machine."""
     import torch
 
     from instruct_course.model.load import compute_dtype
 
-    return plans.Setting(
+    return Setting(
         max_length=config.max_length,
         batch_tokens=config.batch_tokens or config.max_length,
         lora_r=config.lora_r,

@@ -21,8 +21,9 @@ from instruct_course.defaults import (
     planned_shape,
 )
 from instruct_course.model.load import Base
-from instruct_course.plan import memory as plans
 from instruct_course.plan.gpus import machine
+from instruct_course.plan.memory import Setting
+from instruct_course.plan.savings import choose, need
 from instruct_course.run import LoadedRun, PartialRun, Run
 from instruct_course.train import loop
 from instruct_course.train.distributed import processes
@@ -220,7 +221,7 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
     if shape is None or config.quantization != "nf4":
         return config
     gpu = machine()
-    asked = plans.Setting(
+    asked = Setting(
         max_length=config.max_length,
         batch_tokens=config.batch_tokens,
         lora_r=config.lora_r,
@@ -229,13 +230,13 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
         dtype=gpu.dtype,
         device=gpu.device,
     )
-    chosen = plans.choose(shape, gpu, asked)
+    chosen = choose(shape, gpu, asked)
     also = (
         " --gradient-checkpointing" if chosen.gradient_checkpointing else ", all activations kept"
     )
     say(
         f"planned for {gpu.name} ({gpu.memory / 1e9:.1f} GB, {gpu.dtype}): "
-        f"{plans.need(shape, chosen) / 1e9:.1f} GB at its widest, "
+        f"{need(shape, chosen) / 1e9:.1f} GB at its widest, "
         f"--micro-batches {chosen.micro_batches}{also}"
     )
     return replace(

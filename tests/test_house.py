@@ -175,6 +175,34 @@ def test_imports_point_one_way():
     TopologicalSorter(graph).prepare()  # raises CycleError, with the circle in it
 
 
+def markdown_texts():
+    """(file, text) of each page of the docs and each Markdown cell."""
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*.md")):
+        yield path, path.read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                yield path, cell.source
+
+
+def test_links_between_pages_lead_somewhere():
+    broken = [
+        f"{path.relative_to(ROOT)}: {link}"
+        for path, text in markdown_texts()
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+        if not re.match(r"[a-z]+:", link) and not (path.parent / link).exists()
+    ]
+    assert broken == []
+
+
+def test_ids_of_cells_are_unique_and_made_by_hand():
+    ids = Counter(
+        cell.id for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells
+    )
+    assert [name for name, n in ids.items() if n > 1] == []
+    assert [name for name in ids if re.fullmatch(r"[0-9a-f]{8}|[0-9a-f-]{36}", name)] == []
+
+
 def test_equation_tags_are_unique():
     tags = Counter(
         tag

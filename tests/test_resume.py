@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import jsonschema
 import pytest
 
@@ -56,25 +57,19 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, rows, tmp_path):
     """kill -9 in the middle of the second epoch; the command line says what waits, and --resume needs no other option."""
     code = (
         "import os, signal, instruct_course\n"
-        f"instruct_course.tune(data={str(rows)!r}, out='killed', save_steps=2, on_step=lambda h: h['step'] == 7 and os.kill(os.getpid(), signal.SIGKILL), **{SETTINGS!r})"
+        "def stop(h):\n"
+        "    if h['step'] == 7:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"instruct_course.tune(data={str(rows)!r}, out='killed', save_steps=2, on_step=stop,\n"
+        f"    **{SETTINGS!r})"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env).returncode
-        == -signal.SIGKILL
-    )
+    assert forked.python(code, tmp_path).returncode == -signal.SIGKILL
     assert [p.name for p in tmp_path.iterdir()] == ["killed.unfinished"]
 
     def command(*args):
-        return subprocess.run(
-            [sys.executable, "-m", "instruct_course.cli", *args],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
+        return forked.instruct_course(*args, cwd=tmp_path)
 
-    refused = command("tune", "--data", str(rows), "--out", "killed")
+    refused = command("tune", "--data", rows, "--out", "killed")
     assert refused.returncode == 2 and "go on with --resume" in refused.stderr
     other = command("tune", "--resume", "--out", "killed", "--lr", "0.5")
     assert (

@@ -34,15 +34,6 @@ RTOL = 0.02
 ATOL = 0.02
 NUMBER = re.compile(r"(?<![\w#])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-IMPORTED = (
-    "torch",
-    "transformers.models.llama.modeling_llama",
-    "datasets",
-    "matplotlib.pyplot",
-    "ipywidgets",
-    "IPython.core.interactiveshell",
-    "instruct_course.recipe",
-)
 
 
 # ---- executing
@@ -54,7 +45,7 @@ def processes() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(IMPORTED))
+    context.set_forkserver_preload(["tools.preload"])
     return context
 
 
@@ -134,7 +125,7 @@ def outputs_of(captured) -> Iterator[nbformat.NotebookNode]:
 
 
 def texts(cell: nbformat.NotebookNode) -> str:
-    """What a reader sees of a cell's outputs: texts, 'image' for a picture; what is printed first."""
+    """What a reader sees of a cell: what it printed, then what it showed (a picture: image)."""
     printed = []
     shown = []
     for output in cell.outputs:

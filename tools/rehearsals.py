@@ -112,12 +112,12 @@ GRID = [
 
 def one(row: dict) -> dict:
     """The rehearsal of a row of `GRID`, in this process."""
-    from instruct_course.plan import memory as planner
     from instruct_course.plan import rehearse
+    from instruct_course.plan.memory import Setting
 
     made = rehearse.rehearse(
         row["name"],
-        planner.Setting(**row["setting"]),
+        Setting(**row["setting"]),
         products=row["products"],
         values=SHAPES.get(row["name"]),
         say=lambda text: None,
@@ -143,11 +143,12 @@ def write(table: dict):
 
 def plan_again():
     """Put today's plans beside what was measured; nothing is run."""
-    from instruct_course.plan import memory as planner
+    from instruct_course.plan.memory import Setting, memory
+    from instruct_course.plan.shapes import Shape
 
     table = read()
     for row in table["rows"]:
-        parts = planner.memory(planner.Shape(**row["shape"]), planner.Setting(**row["setting"]))
+        parts = memory(Shape(**row["shape"]), Setting(**row["setting"]))
         row["planned"]["parts"] = parts
         row["planned"]["bytes"] = sum(parts.values())
         row["measured_over_planned"] = row["measured"]["bytes"] / row["planned"]["bytes"]

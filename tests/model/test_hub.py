@@ -17,7 +17,7 @@ from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS, sha256
 from instruct_course.model import hub as hub_
 from instruct_course.model.load import load_base
-from instruct_course.plan import memory as planner
+from instruct_course.plan import shapes
 
 COMMIT = "0" * 40
 NANO = ASSETS / "nano"
@@ -154,9 +154,9 @@ def hub(tmp_path):
 def test_a_plan_fetches_the_configuration_and_nothing_else(hub):
     server, run = hub
     out = run(
-        "__import__('instruct_course.plan.memory', fromlist=['shape']).shape('own/nano').parameters"
+        "__import__('instruct_course.plan.shapes', fromlist=['shape']).shape('own/nano').parameters"
     )
-    assert int(out) == planner.shape("nano").parameters
+    assert int(out) == shapes.shape("nano").parameters
     assert [name for name, _ in server.fetched] == ["config.json"]
 
 

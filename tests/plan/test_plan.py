@@ -16,20 +16,11 @@ from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.template import Encoded
 from instruct_course.model import hub, lora, quantize
-from instruct_course.plan import memory as planner
-from instruct_course.plan.memory import (
-    GPU,
-    GPUS,
-    Setting,
-    choose,
-    describe,
-    memory,
-    nf4_bytes,
-    operations,
-    plan,
-    savings,
-    shape,
-)
+from instruct_course.plan.gpus import GPU, GPUS
+from instruct_course.plan.memory import Setting, memory, nf4_bytes, operations
+from instruct_course.plan.report import describe, plan
+from instruct_course.plan.savings import choose, need, savings
+from instruct_course.plan.shapes import SHAPES, shape
 from instruct_course.plan.trace import PARTS, peak, phases, record
 from instruct_course.train.batch import pack
 from instruct_course.train.engine import Engine, batch_loss
@@ -89,12 +80,12 @@ def test_nf4_bytes_are_bitsandbytes(n):
     )
 
 
-@pytest.mark.parametrize("name", sorted(planner.SHAPES))
+@pytest.mark.parametrize("name", sorted(SHAPES))
 def test_shapes_have_the_parameters_of_the_models_that_transformers_builds(name):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**planner.SHAPES[name]))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPES[name]))
     assert sum(p.numel() for p in model.parameters()) == shape(name).parameters
 
 
@@ -204,7 +195,7 @@ def test_everything_is_given_back():
 
 
 @given(
-    st.sampled_from(sorted(planner.SHAPES)),
+    st.sampled_from(sorted(SHAPES)),
     st.integers(64, 512),
     st.integers(1, 6),
     st.sampled_from([4, 16]),
@@ -264,7 +255,7 @@ def test_savings_go_down_and_choose_makes_only_those_that_change_nothing():
         asked.max_length,
         asked.lora_r,
         asked.batch_tokens,
-    ) and planner.need(shape("7b"), chosen) <= 0.92 * t4.memory
+    ) and need(shape("7b"), chosen) <= 0.92 * t4.memory
     assert choose(shape("7b"), GPUS["a100-80"], asked) == asked
     with pytest.raises(
         InputError,
@@ -310,7 +301,7 @@ def test_a_plan_says_what_tune_would_refuse_and_what_a_small_model_takes():
 
 def test_names_are_those_of_tune():
     for name, hub_id in hub.HUB.items():
-        if hub_id in planner.SHAPES:
+        if hub_id in SHAPES:
             assert shape(name).name == hub_id
     assert {"7b", "llama-3-8b", "mistral-7b"} <= set(hub.NAMES)
 
@@ -372,7 +363,7 @@ def test_a_tuning_of_a_large_model_is_refused_or_planned_before_anything_is_load
 
     (tmp_path / "seven").mkdir()
     (tmp_path / "seven" / "config.json").write_text(
-        json.dumps(planner.SHAPES["Qwen/Qwen2.5-7B"]), encoding="utf-8"
+        json.dumps(SHAPES["Qwen/Qwen2.5-7B"]), encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, "machine", lambda: GPU("this card", 4e9, 0, "float16"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -405,13 +406,7 @@ def run(tmp_path, **options):
         }
         | options
     )
-    return subprocess.run(
-        [sys.executable, "-c", source],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    return forked.python(source, tmp_path)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["engine", "library"])
