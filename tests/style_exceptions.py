@@ -10,7 +10,6 @@ EXCEPTIONS = {
         "nbs/13_seven_b.ipynb",
     ],
     "lessons with a cell over 25 lines": [
-        "nbs/00_why.ipynb",
         "nbs/02_template.ipynb",
         "nbs/03_loss.ipynb",
         "nbs/04_attention.ipynb",
@@ -23,8 +22,6 @@ EXCEPTIONS = {
         "nbs/10b_compare.ipynb",
     ],
     "lessons with over 15 % of cells over 8 lines": [
-        "nbs/00_why.ipynb",
-        "nbs/01_data.ipynb",
         "nbs/02_template.ipynb",
         "nbs/03_loss.ipynb",
         "nbs/04_attention.ipynb",
@@ -36,18 +33,14 @@ EXCEPTIONS = {
         "nbs/10_evaluate.ipynb",
         "nbs/10b_compare.ipynb",
     ],
-    "lessons that export under 15 % or over 25 %": [
-        "nbs/00_why.ipynb",
+    "lessons that export over 25 %": [
         "nbs/02_template.ipynb",
-        "nbs/03_loss.ipynb",
         "nbs/04_attention.ipynb",
         "nbs/05_model.ipynb",
         "nbs/07_lora.ipynb",
         "nbs/08_train.ipynb",
         "nbs/09_generate.ipynb",
         "nbs/10_evaluate.ipynb",
-        "nbs/10b_compare.ipynb",
-        "nbs/13_seven_b.ipynb",
     ],
     "cell ids that stand twice": [
         "ask",
