@@ -80,8 +80,6 @@ EXCEPTIONS = {
         "pro",
         "rows",
         "rows-intro",
-        "rows-time",
-        "rows-time-intro",
         "run",
         "run-intro",
         "score",
