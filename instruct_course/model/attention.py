@@ -66,7 +66,7 @@ def attend(
     return weights @ v, weights
 
 
-# %% ../../nbs/04_attention.ipynb #rope
+# %% ../../nbs/04b_positions.ipynb #rope
 def rope(
     positions: torch.Tensor, width: int, theta: float = 10_000.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,6 +86,7 @@ def rope(
     return angle.cos(), angle.sin()
 
 
+# %% ../../nbs/04b_positions.ipynb #rotate
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate each pair of entries by the angle of its position; Eq. 4.10.
 
@@ -103,7 +104,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-# %% ../../nbs/04_attention.ipynb #norms
+# %% ../../nbs/04b_positions.ipynb #norms
 def rms_norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """RMSNorm: divide by the root mean square and scale; Eq. 4.13 (Zhang and Sennrich 2019).
 
@@ -119,7 +120,7 @@ def rms_norm(h: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)).to(h.dtype)
 
 
-# %% ../../nbs/04_attention.ipynb #attention-weights
+# %% ../../nbs/workshop/04_attention.ipynb #attention-weights
 def weights_of(model, ids: list[int]) -> torch.Tensor:
     """The attention weights α (Eq. 4.2) of all layers and heads for one row.
 
