@@ -321,7 +321,7 @@ def _cache_fits(body) -> bool:
     return needed < free / 4
 
 
-# %% ../../nbs/workshop/08_engine.ipynb #forward
+# %% ../../nbs/workshop/08_engine.ipynb #engine-forward
 # entries of a config by which a model changes its logits behind the head
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
