@@ -137,7 +137,7 @@ def draw(reports: list[dict], path: Path) -> None:
         xlim=(0, 101),
     )
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.24), ncols=2, frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.29), ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
 
