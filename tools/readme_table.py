@@ -35,8 +35,16 @@ def percent(shares: list[float]) -> str:
 
 
 def percent_of(scores: dict, kind: str, name: str) -> str:
-    """The exact match of one group; a dash where it was not judged."""
-    return f"{100 * scores[kind][name]['exact_match']:.0f}" if name in scores[kind] else "–"
+    """The exact match of one group as "78 [45–94] of 9": its 95 % interval and its rows.
+
+    A dash where it was not judged.
+    """
+    if name not in scores[kind]:
+        return "–"
+    group = scores[kind][name]
+    low, high = group["interval"]["exact_match"]
+    share = 100 * group["exact_match"]
+    return f"{share:.0f} [{100 * low:.0f}–{100 * high:.0f}] of {group['n']}"
 
 
 def best_prompt(report: dict) -> dict:
@@ -72,7 +80,9 @@ def table(reports: list[dict]) -> str:
         f"| *knowledge, by always giving the most frequent answer* | | | {majority} | |",
         "",
         f"{losses(reports)} {seconds(reports)} The base is judged on {before['n']} rows with the "
-        f"template and on {best['n']} with the prompts, the tuned models on all {after['n']:,}.",
+        f"template and on {best['n']} with the prompts, the tuned models on all {after['n']:,}. "
+        "In brackets stands the 95 % interval (Wilson's), and behind it the number of rows: few "
+        "rows of a task say little about it.",
     ]
     return "\n".join(lines)
 
@@ -108,9 +118,16 @@ def draw(reports: list[dict], path: Path) -> None:
     names = sorted(after, key=lambda task: sum(after[task]))
     means = [sum(after[task]) / len(after[task]) for task in names]
     bases = [100 * before.get(task, {"exact_match": 0})["exact_match"] for task in names]
+    spans = [
+        before[task]["interval"]["exact_match"] if task in before else (0, 0) for task in names
+    ]
+    below = [base - 100 * low for base, (low, _) in zip(bases, spans)]
+    above = [100 * high - base for base, (_, high) in zip(bases, spans)]
     fig, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     ax.barh(names, means, color="#4c72b0", label=f"tuned, mean of {len(reports)} seeds")
     ax.barh(names, bases, height=0.35, color="#dd8452", label="base with its best prompt")
+    grey = {"fmt": "none", "ecolor": "#555", "elinewidth": 1, "capsize": 2}
+    ax.errorbar(bases, names, xerr=[below, above], label="its 95 % interval", **grey)
     for i, task in enumerate(names):
         label = "range of the seeds" if i == 0 else None
         ax.plot([min(after[task]), max(after[task])], [i, i], color="black", lw=2, label=label)
@@ -120,7 +137,7 @@ def draw(reports: list[dict], path: Path) -> None:
         xlim=(0, 101),
     )
     ax.grid(axis="x", alpha=0.3)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.24), ncols=3, frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.29), ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
 
