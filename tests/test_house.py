@@ -196,9 +196,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_ids_of_cells_are_unique_and_made_by_hand():
-    ids = Counter(
-        cell.id for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells
-    )
+    ids = Counter(cell.id for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells)
     assert [name for name, n in ids.items() if n > 1] == []
     assert [name for name in ids if re.fullmatch(r"[0-9a-f]{8}|[0-9a-f-]{36}", name)] == []
 
