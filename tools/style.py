@@ -47,7 +47,7 @@ class Notebook:
         cells: lines of each code cell, without blank lines and nbdev's directives.
         exported: the same of the exported cells.
         wide: code lines over 100 columns.
-        drawings: pictures and SVG in Markdown cells.
+        drawings: pictures in Markdown cells, and calls of `drawing`.
         plots: pictures in outputs.
         words: in Markdown cells; a Chinese character is a word.
     """
@@ -96,7 +96,7 @@ def measure(path: Path) -> Notebook:
     for cell in cells:
         sources[cell["cell_type"]].append("".join(cell["source"]))
         for output in cell.get("outputs", []):
-            plots += bool({"image/png", "image/svg+xml"} & set(output.get("data", {})))
+            plots += "image/png" in output.get("data", {})
     prose = "\n".join(sources["markdown"])
     code = sources["code"]
     exported = [s for s in code if re.match(r"#\|\s*export", s)]
@@ -107,7 +107,8 @@ def measure(path: Path) -> Notebook:
         cells=[n for n in (len(code_lines(s)) for s in code) if n],
         exported=[len(code_lines(s)) for s in exported],
         wide=sum(len(line) > COLUMNS for line in lines),
-        drawings=len(re.findall(r"!\[[^\]]*\]\(|<svg|<img", prose)),
+        drawings=len(re.findall(r"!\[[^\]]*\]\(|<svg|<img", prose))
+        + sum(source.count("drawing(") for source in code),
         plots=plots,
         words=len(re.findall(r"[\u4e00-\u9fff]|[A-Za-z0-9_'’]+", prose)),
     )
@@ -378,6 +379,7 @@ def notebook_table() -> str:
     head = (
         "notebook",
         "cells",
+        "code",
         ">8",
         ">25",
         ">100 cols",
@@ -386,13 +388,13 @@ def notebook_table() -> str:
         "plots",
         "words/line",
     )
-    lines = ["{:32}{:>7}{:>6}{:>6}{:>11}{:>10}{:>7}{:>7}{:>12}".format(*head)]
+    lines = ["{:32}{:>7}{:>6}{:>6}{:>6}{:>11}{:>10}{:>7}{:>7}{:>12}".format(*head)]
     for n in measured():
         over = [sum(c > limit for c in n.cells) for limit in (LONG_CELL, LONGEST_CELL)]
         words = n.words / max(sum(n.cells), 1)
         lines.append(
-            f"{n.name.removeprefix('nbs/'):32}{len(n.cells):7}{over[0]:6}{over[1]:6}{n.wide:11}"
-            f"{n.exported_share:10.0%}{n.drawings:7}{n.plots:7}{words:12.1f}"
+            f"{n.name.removeprefix('nbs/'):32}{len(n.ids):7}{len(n.cells):6}{over[0]:6}{over[1]:6}"
+            f"{n.wide:11}{n.exported_share:10.0%}{n.drawings:7}{n.plots:7}{words:12.1f}"
         )
     return "\n".join(lines)
 
