@@ -47,7 +47,7 @@ def _check(config: EvalConfig) -> None:
         )
 
 
-# %% ../../nbs/workshop/10_report.ipynb #rows
+# %% ../../nbs/workshop/10_report.ipynb #report-rows
 BUILTIN_SPLITS = ("inputs", "wordings", "knowledge")
 
 
