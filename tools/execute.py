@@ -125,7 +125,7 @@ def outputs_of(captured) -> Iterator[nbformat.NotebookNode]:
 
 
 def texts(cell: nbformat.NotebookNode) -> str:
-    """What a reader sees of a cell: what it printed, then what it showed (a picture: image)."""
+    """What a reader sees of a cell: what it printed, then what it showed (a plot: image)."""
     printed = []
     shown = []
     for output in cell.outputs:
@@ -135,6 +135,8 @@ def texts(cell: nbformat.NotebookNode) -> str:
             printed.append(output.text)
         elif "image/png" in output.data:
             shown.append("image")
+        elif "image/svg+xml" in output.data:
+            shown.append(output.data["image/svg+xml"])
         elif "text/plain" in output.data:
             shown.append(output.data["text/plain"])
     return "\n".join(text.strip() for text in printed + shown)

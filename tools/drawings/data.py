@@ -109,8 +109,8 @@ def one_row() -> Canvas:
     turn = [(adapter.cx, adapter.bottom), (adapter.cx, 331), (generate.cx, 331)]
     c.route([*turn, (generate.cx, generate.y)], "trained", dashed=True)
     c.caption(
-        "One template writes both: the prompt equals the beginning of the row in training.",
-        "两条路用同一个模板：提示与训练序列的开头完全相同。",
+        "One template writes both: where nothing is cut, the prompt begins the row of training.",
+        "两条路用同一个模板：未截断时，提示就是训练序列的开头。",
     )
     return c
 
@@ -216,8 +216,8 @@ def template_journey() -> Canvas:
     c = Canvas(
         "The way of one template 一个模板的旅程",
         "Training writes template.json beside the adapter. Evaluation, chat, server and export "
-        "read that file, so that their prompts are, token by token, the beginning of the rows of "
-        "training. Another template is refused.",
+        "read that file, so that, where nothing is cut, their prompts are the beginning of the "
+        "rows of training. Another template is refused.",
         height=520,
     )
     c.heading("One template, from training to the server", "一个模板，从训练到服务")
