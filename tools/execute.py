@@ -2,8 +2,11 @@
 
     python -m tools.execute nbs/03_loss.ipynb            # say which outputs differ
     python -m tools.execute --update nbs/03_loss.ipynb   # and write those into the notebook
+    python -m tools.execute --stale -j 2                 # notebooks of the workshop that changed
 
-Without a path, all notebooks. Each is executed in a process of its own, which is forked from one
+Without a path, all notebooks. For a notebook of the workshop whose outputs agree, a hash is
+recorded in tests/executed.json: of its code and outputs, of all modules of the package that it
+imports, and of pinned versions. CI executes lessons always and these when the hash is another. Each is executed in a process of its own, which is forked from one
 that has imported the libraries already: importing them takes longer than most notebooks.
 Outputs agree where their texts agree and their numbers differ by less than 2 %.
 Of a cell with the tag `machine` only whether it says something is compared, and of one with the
@@ -12,13 +15,14 @@ tag `widget` that it shows a widget, which is not kept.
 
 import argparse
 import asyncio
+import json
 import multiprocessing
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -27,8 +31,13 @@ from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from instruct_course.common.files import write_file
 from tools.export import notebooks
+from tools.fingerprint import depends_hash, frozen, hash_of
 
+ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "tests" / "executed.json"
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "datasets")
 # How far a number in a committed output may be from that of a re-run on another machine.
 RTOL = 0.02
 ATOL = 0.02
@@ -193,34 +202,72 @@ def update(path: Path, fresh: nbformat.NotebookNode) -> None:
     nbformat.write(committed, path)
 
 
+# ---- recorded hashes
+
+
+def fingerprint(path: Path) -> str:
+    """The hash of a notebook's code and outputs, and of all that its code depends on."""
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    sources = [re.sub(r"(?m)^\s*[%!].*$", "", cell.source) for cell in cells]
+    outputs = [texts(cell) for cell in cells]
+    return hash_of([sources, outputs, depends_hash(sources, PACKAGES), frozen()])
+
+
+def recorded() -> dict[str, str]:
+    """{name of a notebook of the workshop: the hash with which its outputs agreed}."""
+    return json.loads(RECORDED.read_text(encoding="utf-8")) if RECORDED.exists() else {}
+
+
+def is_stale(path: Path) -> bool:
+    """Whether a notebook must be executed: a lesson always, others where something changed."""
+    return path.parent.name != "workshop" or recorded().get(path.name) != fingerprint(path)
+
+
+def record(paths: Iterable[Path]) -> None:
+    """Record that notebooks of the workshop were executed, and forget those that are gone."""
+    names = {path.name for path in notebooks() if path.parent.name == "workshop"}
+    new = {path.name: fingerprint(path) for path in paths if path.name in names}
+    hashes = recorded() | new
+    kept = {name: hashes[name] for name in sorted(names & set(hashes))}
+    with write_file(RECORDED) as scratch:
+        scratch.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
 # ---- command
+
+
+def check(path: Path, update_it: bool) -> bool:
+    """Execute a notebook and say what differs: whether its outputs agree now."""
+    started = time.perf_counter()
+    try:
+        fresh = execute(path)
+    except RuntimeError as error:
+        print(error, flush=True)
+        return False
+    found = differences(nbformat.read(path, as_version=4), fresh)
+    lines = [f"{path.name}: {time.perf_counter() - started:.0f} s, {len(found)} differ"]
+    for cell, (committed, now) in found.items():
+        lines.append(f"  {cell}\n    committed: {committed[:300]!r}\n    now:       {now[:300]!r}")
+    print("\n".join(lines), flush=True)
+    if found and update_it:
+        update(path, fresh)
+    return update_it or not found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks (all where none is given)")
     parser.add_argument("--update", action="store_true", help="write the outputs that differ")
+    parser.add_argument("--stale", action="store_true", help="only those that must be executed")
+    parser.add_argument("-j", type=int, default=1, metavar="N", help="so many at a time")
     asked = parser.parse_args()
-    failed = 0
-    for path in asked.paths or notebooks():
-        started = time.perf_counter()
-        try:
-            fresh = execute(path.resolve())
-        except RuntimeError as error:
-            print(f"{path.name}: {error}", flush=True)
-            failed = 1
-            continue
-        found = differences(nbformat.read(path, as_version=4), fresh)
-        print(
-            f"{path.name}: {time.perf_counter() - started:.0f} s, {len(found)} differ", flush=True
-        )
-        for cell, (committed, now) in found.items():
-            print(f"  {cell}\n    committed: {committed[:300]!r}\n    now:       {now[:300]!r}")
-        if found and asked.update:
-            update(path, fresh)
-        elif found:
-            failed = 1
-    return failed
+    paths = [path.resolve() for path in asked.paths or notebooks()]
+    if asked.stale:
+        paths = [path for path in paths if is_stale(path)]
+    with ThreadPoolExecutor(asked.j) as pool:
+        agree = list(pool.map(lambda path: check(path, asked.update), paths))
+    record([path for path, fine in zip(paths, agree, strict=True) if fine])
+    return int(not all(agree))
 
 
 if __name__ == "__main__":
