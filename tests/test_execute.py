@@ -1,0 +1,70 @@
+"""Notebooks are executed as Jupyter does, and their outputs compared."""
+
+import nbformat
+import nbformat.v4 as v4
+import pytest
+
+from tools import execute
+from tools.export import notebooks
+
+
+def written(folder, *sources):
+    """The path of a notebook of code cells with ids c0, c1, …"""
+    cells = [v4.new_code_cell(source, id=f"c{i}") for i, source in enumerate(sources)]
+    path = folder / "page.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_what_a_page_shows(tmp_path):
+    path = written(
+        tmp_path,
+        "import asyncio\nprint('one')\n2 + 2",
+        "await asyncio.sleep(0)\n'top level'",
+        "asyncio.get_running_loop().is_running()",
+        "from matplotlib import pyplot as plt\nplt.plot([1, 2]);",
+        "x = 3\nx;",
+    )
+    fresh = execute.execute(path)
+    shown = [execute.texts(cell) for cell in fresh.cells]
+    assert shown == ["one\n4", "'top level'", "True", "image", ""]
+
+
+def test_a_cell_that_fails_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match=r"page.ipynb, cell c1: ZeroDivisionError"):
+        execute.execute(written(tmp_path, "1", "1 / 0", "3"))
+
+
+def test_differences_are_told_and_mended(tmp_path):
+    path = written(tmp_path, "print('loss 1.000')", "print('right')")
+    committed = execute.execute(path)
+    committed.cells[0].outputs[0].text = "loss 1.009\n"
+    committed.cells[1].outputs[0].text = "wrong\n"
+    nbformat.write(committed, path)
+    fresh = execute.execute(path)
+    assert execute.differences(committed, fresh) == {"c1": ("wrong", "right")}
+    execute.update(path, fresh)
+    assert [c.outputs[0].text for c in nbformat.read(path, 4).cells] == ["loss 1.009\n", "right\n"]
+
+
+def test_the_hash_follows_code_and_outputs_but_no_prose(tmp_path):
+    path = written(tmp_path, "x = 1", "print(x)")
+    before = execute.fingerprint(path)
+    page = nbformat.read(path, as_version=4)
+    page.cells.insert(0, v4.new_markdown_cell("some prose"))
+    nbformat.write(page, path)
+    assert execute.fingerprint(path) == before
+    page.cells[1].source = "x = 2"
+    nbformat.write(page, path)
+    assert execute.fingerprint(path) != before
+    page.cells[1].source = "x = 1"
+    page.cells[2].outputs = [v4.new_output("stream", text="1")]
+    nbformat.write(page, path)
+    assert execute.fingerprint(path) != before
+
+
+def test_lessons_are_always_executed():
+    lessons = [path for path in notebooks() if path.parent.name == "nbs"]
+    workshop = {path.name for path in notebooks() if path.parent.name == "workshop"}
+    assert len(lessons) > 12 and all(map(execute.is_stale, lessons))
+    assert set(execute.recorded()) <= workshop
