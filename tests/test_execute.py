@@ -68,3 +68,15 @@ def test_lessons_are_always_executed():
     workshop = {path.name for path in notebooks() if path.parent.name == "workshop"}
     assert len(lessons) > 12 and all(map(execute.is_stale, lessons))
     assert set(execute.recorded()) <= workshop
+
+
+def test_a_lesson_is_not_recorded_under_the_name_of_a_notebook_of_the_workshop(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(execute, "RECORDED", tmp_path / "executed.json")
+    lesson, other = (path for path in notebooks() if path.name == "04_attention.ipynb")
+    execute.record([lesson])
+    assert execute.recorded() == {}
+    execute.record([lesson, other])
+    assert execute.recorded() == {other.name: execute.fingerprint(other)}
+    assert not execute.is_stale(other) and execute.is_stale(lesson)

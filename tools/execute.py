@@ -226,7 +226,7 @@ def is_stale(path: Path) -> bool:
 def record(paths: Iterable[Path]) -> None:
     """Record that notebooks of the workshop were executed, and forget those that are gone."""
     names = {path.name for path in notebooks() if path.parent.name == "workshop"}
-    new = {path.name: fingerprint(path) for path in paths if path.name in names}
+    new = {path.name: fingerprint(path) for path in paths if path.parent.name == "workshop"}
     hashes = recorded() | new
     kept = {name: hashes[name] for name in sorted(names & set(hashes))}
     with write_file(RECORDED) as scratch:

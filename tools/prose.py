@@ -134,7 +134,9 @@ def main() -> int:
     asked = parser.parse_args()
     found = all_unpaired(asked.paths or notebooks())
     if asked.allow:
-        allowed = found if not asked.paths else json.loads(ALLOWED.read_text(encoding="utf-8")) | found
+        allowed = (
+            found if not asked.paths else json.loads(ALLOWED.read_text(encoding="utf-8")) | found
+        )
         text = json.dumps(allowed, ensure_ascii=False, indent=1, sort_keys=True)
         ALLOWED.write_text(text + "\n", encoding="utf-8")
         return 0
