@@ -23,7 +23,7 @@ def instruct_course(*args: object, cwd: Path) -> subprocess.CompletedProcess:
 
 
 def _run(work, argument, cwd: Path) -> subprocess.CompletedProcess:
-    """Run `work(argument)` in a process of its own: its exit code (negative: a signal) and texts."""
+    """Run `work(argument)` in a process of its own: exit code (negative: a signal) and texts."""
     with tempfile.TemporaryDirectory() as folder:
         stdout = Path(folder) / "stdout"
         stderr = Path(folder) / "stderr"

@@ -60,5 +60,5 @@ def test_what_is_no_claim_is_left_out():
 def test_the_numbers_of_all_prose_are_paired_or_allowed():
     found = prose.all_unpaired(notebooks())
     allowed = json.loads(prose.ALLOWED.read_text(encoding="utf-8"))
-    assert prose.not_allowed(found, allowed) == []
-    assert prose.stale(found, allowed) == []
+    assert prose.left_over(found, allowed) == [], "no output above says these"
+    assert prose.left_over(allowed, found) == [], "these need not be allowed"

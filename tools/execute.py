@@ -4,10 +4,11 @@
     python -m tools.execute --update nbs/03_loss.ipynb   # and write those into the notebook
     python -m tools.execute --stale -j 2                 # notebooks of the workshop that changed
 
-Without a path, all notebooks. For a notebook of the workshop whose outputs agree, a hash is
-recorded in tests/executed.json: of its code and outputs, of all modules of the package that it
-imports, and of pinned versions. CI executes lessons always and these when the hash is another. Each is executed in a process of its own, which is forked from one
+Without a path, all notebooks. Each is executed in a process of its own, which is forked from one
 that has imported the libraries already: importing them takes longer than most notebooks.
+For a notebook of the workshop whose outputs agree, a hash is recorded in tests/executed.json: of
+its code and outputs, of all modules of the package that it imports, and of pinned versions. CI
+executes lessons always, and these when the hash is another.
 Outputs agree where their texts agree and their numbers differ by less than 2 %.
 Of a cell with the tag `machine` only whether it says something is compared, and of one with the
 tag `widget` that it shows a widget, which is not kept.

@@ -1,4 +1,4 @@
-"""What a process of `tools.execute` has imported before it is forked: most of what notebooks use."""
+"""What a process of `tools.execute` has imported before it is forked."""
 
 import importlib
 

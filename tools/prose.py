@@ -105,25 +105,14 @@ def all_unpaired(paths: Iterable[Path]) -> dict[str, dict[str, list[str]]]:
     return found
 
 
-def stale(found: dict, allowed: dict) -> list[str]:
-    """A sentence for each number that is allowed and need not be."""
+def left_over(some: dict, other: dict) -> list[str]:
+    """ "NOTEBOOK, cell ID: NUMBER" for each number of `some` that `other` does not hold there."""
     return [
-        f"{notebook}, cell {cell}: {text} need not be allowed"
-        for notebook, cells in allowed.items()
+        f"{notebook}, cell {cell}: {text}"
+        for notebook, cells in some.items()
         for cell, texts in cells.items()
         for text in texts
-        if text not in found.get(notebook, {}).get(cell, [])
-    ]
-
-
-def not_allowed(found: dict, allowed: dict) -> list[str]:
-    """A sentence for each number that is neither paired nor allowed."""
-    return [
-        f"{notebook}, cell {cell}: no output above says {text}"
-        for notebook, cells in found.items()
-        for cell, texts in cells.items()
-        for text in texts
-        if text not in allowed.get(notebook, {}).get(cell, [])
+        if text not in other.get(notebook, {}).get(cell, [])
     ]
 
 
@@ -141,8 +130,8 @@ def main() -> int:
         ALLOWED.write_text(text + "\n", encoding="utf-8")
         return 0
     allowed = json.loads(ALLOWED.read_text(encoding="utf-8")) if ALLOWED.exists() else {}
-    left = not_allowed(found, allowed)
-    print("\n".join(left) or "all numbers of the prose are paired or allowed")
+    left = left_over(found, allowed)
+    print("\n".join(left) or "an output above says every number of the prose, or it is allowed")
     return int(bool(left))
 
 

@@ -19,9 +19,13 @@ __all__ = [
 ]
 
 
+# Required packages that are not imported by their own name.
+_MODULES = {"pyyaml": "yaml"}
+
+
 def module_name(package: str) -> str:
-    """The module that `package` is imported as."""
-    return package.replace("-", "_")
+    """The module that `package` is imported as, installed or not."""
+    return _MODULES.get(package, package.replace("-", "_"))
 
 
 def required() -> list[str]:

@@ -20,10 +20,10 @@ from ..common.errors import InputError
 from ..common.memory import Peak, anonymous, frugal_malloc
 from ..data.template import IGNORE_INDEX, Encoded
 from ..model import lora, quantize
-from . import shapes
-from .memory import Setting, memory, operations
 from ..train import loop
 from ..train.engine import KINDS
+from . import shapes
+from .memory import Setting, memory, operations
 
 
 # %% ../../nbs/workshop/13_rehearse.ipynb #build

@@ -9,11 +9,11 @@ __all__ = ["plan", "describe"]
 from dataclasses import asdict, replace
 
 from ..common.errors import InputError
+from ..train.engine import KINDS
 from .gpus import CPU_SHARE, GPU, GPUS, MFU
 from .memory import BYTES, Setting, memory, operations
 from .savings import LARGE, SHARE, choose, learns_the_same, need, savings
 from .shapes import Shape, shape
-from ..train.engine import KINDS
 
 
 def _fitting(shape: Shape, asked: Setting) -> dict[str, bool]:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ..data.template import IGNORE_INDEX
 from instruct_course.train.batch import (
     PackedBatch,
     QueryIndex,
@@ -40,6 +39,8 @@ from instruct_course.train.fused import (
     rotary,
     swiglu,
 )
+
+from ..data.template import IGNORE_INDEX
 from .loss import response_loss, supervised
 
 # model types for which a test compares the engine with transformers

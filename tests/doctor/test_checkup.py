@@ -42,6 +42,14 @@ def test_this_environment_has_no_fault(command, monkeypatch, tmp_path):
     assert f"{len(faults)} fault" in text and "✓" in text and len(text.splitlines()) < 40
 
 
+def test_each_required_package_is_imported_by_its_module():
+    from instruct_course.doctor import installed
+
+    modules = metadata.packages_distributions()
+    for package in installed.required():
+        assert package in map(str.lower, modules[installed.module_name(package)])
+
+
 def test_cached_files_of_a_container_count_as_free(tmp_path):
     from instruct_course.doctor.memory import _free_in_container
 

@@ -1,9 +1,9 @@
-"""The README's table and picture, from runs of several seeds.
+"""The table of docs/results.md and the README's picture, from runs of several seeds.
 
     for s in 0 1 2; do instruct-course tune --seed $s --out runs/seed$s; done
-    python -m tools.readme_table runs/seed0 runs/seed1 runs/seed2
+    python -m tools.results runs/seed0 runs/seed1 runs/seed2
 
-Replaces what stands between the two `table` comments of README.md and writes nbs/images/tuned.png.
+Replaces what stands between the two `table` comments and writes nbs/images/tuned.png.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 from instruct_course.common.errors import InputError
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+BETWEEN = re.compile(r"(?s)(<!-- table -->\n).*(<!-- /table -->)")
 KINDS = (("splits", "split"), ("langs", "language"), ("tasks", "task"))
 
 
@@ -142,8 +144,16 @@ def draw(reports: list[dict], path: Path) -> None:
     fig.savefig(path, dpi=110)
 
 
+def write(page: Path, made: str) -> None:
+    """Put a table between the two comments of a page; raises ValueError where these are not."""
+    text, n = BETWEEN.subn(lambda m: f"{m[1]}{made}\n{m[2]}", page.read_text(encoding="utf-8"))
+    if n != 1:
+        raise ValueError(f"{page.name}: {n} places for the table; it takes two `table` comments")
+    page.write_text(text, encoding="utf-8", newline="\n")
+
+
 def main() -> None:
-    """Write the table into the README, and the picture."""
+    """Write the table into its page, and the picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -152,13 +162,7 @@ def main() -> None:
         reports = [read(folder) for folder in parser.parse_args().runs]
     except InputError as error:
         sys.exit(f"error: {error}")
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    made = table(reports)
-    text = re.sub(
-        r"(?s)(<!-- table -->\n).*(<!-- /table -->)", lambda m: f"{m[1]}{made}\n{m[2]}", text
-    )
-    readme.write_text(text, encoding="utf-8", newline="\n")
+    write(PAGE, table(reports))
     draw(reports, ROOT / "nbs" / "images" / "tuned.png")
 
 
