@@ -1,9 +1,10 @@
-"""Processes that start with the libraries imported, for tests that kill one or need a fresh one.
+"""Processes that start with the libraries imported: to be killed, fresh, or two that work together.
 
 Importing torch, transformers and the rest takes ten seconds or more in each new Python.
 """
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,31 +12,62 @@ from pathlib import Path
 
 from tools.execute import processes
 
+# After so long a process is killed.
+SECONDS = 240
+
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
     """Like `python -c CODE` in the folder `cwd`."""
-    return _run(_execute, code, cwd)
+    return _run(_execute, code, cwd, [{}])[0]
 
 
 def instruct_course(*args: object, cwd: Path) -> subprocess.CompletedProcess:
     """Like the command `instruct-course ARGS` in the folder `cwd`."""
-    return _run(_call_command, list(map(str, args)), cwd)
+    return _run(_call_command, list(map(str, args)), cwd, [{}])[0]
 
 
-def _run(work, argument, cwd: Path) -> subprocess.CompletedProcess:
-    """Run `work(argument)` in a process of its own: exit code (negative: a signal) and texts."""
+def two_pythons(code: str, cwd: Path) -> list[subprocess.CompletedProcess]:
+    """Like `torchrun --nproc_per_node 2` with a script that holds the code."""
+    return _run(_execute, code, cwd, _two_ranks())
+
+
+def two_instruct_courses(*args: object, cwd: Path) -> list[subprocess.CompletedProcess]:
+    """Like `torchrun --nproc_per_node 2 -m instruct_course.cli ARGS`."""
+    return _run(_call_command, list(map(str, args)), cwd, _two_ranks())
+
+
+def _two_ranks() -> list[dict[str, str]]:
+    """What torchrun sets in the environment of each of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    same = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    same |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{"RANK": rank, "LOCAL_RANK": rank, **same} for rank in "01"]
+
+
+def _run(work, argument, cwd: Path, environments: list[dict]) -> list[subprocess.CompletedProcess]:
+    """Run `work(argument)` in a process per environment: exit codes (a signal < 0) and texts."""
     with tempfile.TemporaryDirectory() as folder:
-        stdout = Path(folder) / "stdout"
-        stderr = Path(folder) / "stderr"
-        args = (work, argument, str(cwd), stdout, stderr)
-        process = processes().Process(target=_child, args=args)
-        process.start()
-        process.join()
-        texts = [path.read_text(encoding="utf-8") for path in (stdout, stderr)]
-    return subprocess.CompletedProcess(argument, process.exitcode, *texts)
+        running = []
+        for i, environment in enumerate(environments):
+            files = Path(folder) / f"stdout{i}", Path(folder) / f"stderr{i}"
+            args = (work, argument, str(cwd), environment, *files)
+            process = processes().Process(target=_child, args=args)
+            process.start()
+            running.append((process, files))
+        done = []
+        for process, files in running:
+            process.join(SECONDS)
+            # one that waits for the other's death waits for ever
+            process.kill()
+            process.join()
+            texts = [file.read_text(encoding="utf-8") for file in files]
+            done.append(subprocess.CompletedProcess(argument, process.exitcode, *texts))
+    return done
 
 
-def _child(work, argument, cwd: str, stdout: Path, stderr: Path) -> None:
+def _child(work, argument, cwd: str, environment: dict, stdout: Path, stderr: Path) -> None:
     """Run in the new process, with its output in two files."""
     for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
         stream.flush()
@@ -43,6 +75,7 @@ def _child(work, argument, cwd: str, stdout: Path, stderr: Path) -> None:
         os.dup2(file, stream.fileno())
         os.close(file)
     os.chdir(cwd)
+    os.environ.update(environment)
     work(argument)
     sys.stdout.flush()
 

@@ -50,8 +50,9 @@ def test_only_outputs_above_count_and_code_counts():
 
 def test_what_is_no_claim_is_left_out():
     source = (
-        "# 77 things\n\nSee [this](a.ipynb#88), lesson 13, equation 3.14, (7.15), chapters 14 and 15;"
-        " `code 99`, $x_{66}$, $$55$$ in 2023, arXiv 2106.09685, three or 12 rows, GPT-4o, H100."
+        "# 77 things\n\nSee [this](a.ipynb#88), lesson 13, equation 3.14, (7.15), chapters 14 and "
+        "15; "
+        "`code 99`, $x_{66}$, $$55$$ in 2023, arXiv 2106.09685, three or 12 rows, GPT-4o, H100."
     )
     assert prose.prose_numbers(source) == []
     assert prose.prose_numbers("1. First, 25 rows, 40, and 1,000.5.") == ["25", "40", "1,000.5"]

@@ -1,10 +1,7 @@
 """tune, stopped and gone on with: by a kill, by Ctrl-C, under other settings, by several processes; and looks in between."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import forked
@@ -214,36 +211,9 @@ def test_noise_by_name():
 
 def test_two_processes_tune_one_adapter(rows, tmp_path):
     """The command under torchrun: one run directory, the losses of one process to 1e-4 (the answers are judged by the first alone)."""
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    args = [
-        "tune",
-        "--data",
-        str(rows),
-        "--holdout",
-        "0.2",
-        "--epochs",
-        "1",
-        "--processes",
-        "2",
-        "--out",
-        "two",
-    ]
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "torchrun"),
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            "-m",
-            "instruct_course.cli",
-            *args,
-        ],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = ["--holdout", "0.2", "--epochs", "1", "--processes", "2", "--out", "two"]
+    for done in forked.two_instruct_courses("tune", "--data", rows, *options, cwd=tmp_path):
+        assert done.returncode == 0, done.stderr[-3000:]
     one = instruct_course.tune(
         data=str(rows), holdout="0.2", epochs=1, out=str(tmp_path / "one"), quiet=True
     )

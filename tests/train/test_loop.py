@@ -614,69 +614,63 @@ def test_the_batches_are_the_same_each_time_and_epochs_hold_all_rows(epochs, roo
 
 # -- several processes
 
-WORKER = """
-import json, os, sys, torch
-sys.path.insert(0, {tests!r})
+TOGETHER = """
+import json
 from tiny_models import CONFIG, ROWS, adapter, tiny_llama
 from instruct_course.train import loop
 model = tiny_llama()
-rank, world = loop.processes()
-assert world == {world}, world
-config = loop.TrainConfig(**CONFIG.__dict__ | {{"noise": loop.Noise("gaussian", 5)}})
+rank, _ = loop.processes()
+config = loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("gaussian", 5)})
 history = loop.fit(model, ROWS, config, pad_id=0)
-with open({out!r} + str(rank), "w", encoding="utf-8") as file:
-    json.dump({{"loss": [h["loss"] for h in history], "adapter": adapter(model).tolist()}}, file)
+with open(f"out{rank}", "w", encoding="utf-8") as file:
+    json.dump({"loss": [h["loss"] for h in history], "adapter": adapter(model).tolist()}, file)
 """
 
 
-@pytest.mark.parametrize("start", ["torchrun", "accelerate"])
-def test_two_processes_are_one(tmp_path, start):
+def test_two_processes_are_one(tmp_path):
     """Two gloo processes against one at the same global batch.
 
     Losses and adapters to 1e-5, noise included, and both ranks alike.
     """
-    script, out = tmp_path / "worker.py", str(tmp_path / "out")
-    bin, env = (
-        Path(sys.executable).parent,
-        os.environ
-        | {
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_USE_CPU": "true",
-        },
-    )
-    command = {
-        "torchrun": [bin / "torchrun", "--standalone", "--nproc_per_node", "2"],
-        "accelerate": [
-            bin / "accelerate",
-            "launch",
-            "--multi_gpu",
-            "--num_processes",
-            "2",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-        ],
-    }[start]
-    script.write_text(
-        WORKER.format(tests=str(Path(__file__).parents[1]), world=2, out=out), encoding="utf-8"
-    )
-    done = subprocess.run(
-        [*map(str, command), str(script)],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd=tmp_path,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    two = [json.loads(Path(out + str(r)).read_text(encoding="utf-8")) for r in (0, 1)]
+    for done in forked.two_pythons(TOGETHER, tmp_path):
+        assert done.returncode == 0, done.stderr[-2000:]
+    two = [json.loads((tmp_path / f"out{r}").read_text(encoding="utf-8")) for r in (0, 1)]
     weights, history = trained(
         loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("gaussian", 5)})
     )
     assert two[0] == two[1]
     assert two[0]["loss"] == pytest.approx([h["loss"] for h in history], rel=1e-5)
     torch.testing.assert_close(torch.tensor(two[0]["adapter"]), weights, rtol=1e-5, atol=1e-5)
+
+
+LAUNCHED = """
+import torch
+from instruct_course.train.distributed import processes
+rank, world = processes()
+total = torch.tensor([10.0 ** rank])
+torch.distributed.all_reduce(total)
+open(f"rank{rank}of{world}", "w", encoding="utf-8").write(str(total.item()))
+"""
+LAUNCHERS = {
+    "torchrun": "torchrun --standalone --nproc_per_node 2",
+    "accelerate": "accelerate launch --multi_gpu --num_processes 2 --num_machines 1"
+    " --mixed_precision no --dynamo_backend no",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_processes_of_a_launcher_join(tmp_path, launcher):
+    """Under torchrun and accelerate launch two processes find each other, and sums are over both."""
+    (tmp_path / "worker.py").write_text(LAUNCHED, encoding="utf-8")
+    name, *options = LAUNCHERS[launcher].split()
+    done = subprocess.run(
+        [Path(sys.executable).parent / name, *options, "worker.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        cwd=tmp_path,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {p.name: p.read_text(encoding="utf-8") for p in tmp_path.glob("rank*")}
+    assert found == {"rank0of2": "11.0", "rank1of2": "11.0"}

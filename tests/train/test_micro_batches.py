@@ -3,12 +3,9 @@ does not fit is named.
 """
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
+import forked
 import jsonschema
 import pytest
 import torch
@@ -237,8 +234,7 @@ def test_metrics_with_parts_keep_to_the_schema(monkeypatch):
 # -- the real thing
 
 LIMITED = """
-import json, resource, sys, torch
-sys.path.insert(0, {tests!r})
+import json, resource, torch
 from instruct_course.common.memory import frugal_malloc
 from instruct_course.data.template import Encoded
 from instruct_course.train import loop, micro_batches
@@ -268,23 +264,12 @@ print(json.dumps([short, fit(2_000_000), fit(0, short[0][-1])]))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
-def test_real_memory_that_is_too_small():
+def test_real_memory_that_is_too_small(tmp_path):
     """The system refuses torch's allocator.
 
     The run finds its parts, and its adapter has the bits of a run that began with as many.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED.format(tests=str(Path(__file__).parents[1]))],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-        },
-    )
+    done = forked.python(LIMITED, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     (parts, said, *result), hopeless, (same, silent, *roomy) = json.loads(
         done.stdout.splitlines()[-1]
@@ -301,34 +286,9 @@ def test_real_memory_that_is_too_small():
 # -- two processes
 
 
-class Net(torch.nn.Module):
-    """As much of a language model as the loop asks for, without transformers, whose import would
-    cost each process ten seconds.
-    """
-
-    config, dtype, device = SimpleNamespace(model_type="net"), torch.float32, torch.device("cpu")
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed, self.layer, self.head = (
-            torch.nn.Embedding(60, 16),
-            torch.nn.Linear(16, 16),
-            torch.nn.Linear(16, 60, bias=False),
-        )
-        self.get_input_embeddings, self.get_output_embeddings = (
-            lambda: self.embed,
-            lambda: self.head,
-        )
-        self.base_model = lambda input_ids, **_: SimpleNamespace(
-            last_hidden_state=torch.tanh(self.layer(self.embed(input_ids))).cumsum(1)
-        )
-
-
 TOGETHER = """
-import json, sys, torch
-sys.path[:0] = [{tests!r}, {tests!r} + "/train"]
-from test_micro_batches import ROWS, Net, adapter, split
+import json, torch
+from test_micro_batches import ROWS, adapter, split, tiny_llama
 from instruct_course.train import loop, micro_batches
 rank, world = loop.processes()
 real, tried, most = micro_batches.micro_batch_loss, [], 40
@@ -338,18 +298,18 @@ def part(model, rows, *others, **options):
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return real(model, rows, *others, **options)
 micro_batches.micro_batch_loss = part
-model, said = Net(), []
+model, said = tiny_llama(), []
 history = loop.fit(model, ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
 most = 0
 try:
-    loop.fit(Net(), ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
+    loop.fit(tiny_llama(), ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
 except micro_batches.OutOfMemory as error:
     end = str(error)
 parts = [h.get("parts", 1) for h in history]
 losses = [h["loss"] for h in history]
-with open({out!r} + str(rank), "w", encoding="utf-8") as file:
+with open(f"out{rank}", "w", encoding="utf-8") as file:
     json.dump([parts, losses, adapter(model).tolist(), end], file)
-with open({out!r} + str(rank) + "said", "w", encoding="utf-8") as file:
+with open(f"said{rank}", "w", encoding="utf-8") as file:
     json.dump(said, file)
 """
 
@@ -360,37 +320,20 @@ def test_two_processes_agree(tmp_path):
     Both go on in the same number of parts, to the result of one process, and both end where one
     row is too long.
     """
-    script, out = tmp_path / "worker.py", str(tmp_path / "out")
-    script.write_text(
-        TOGETHER.format(tests=str(Path(__file__).parents[1]), out=out), encoding="utf-8"
-    )
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "torchrun"),
-            "--standalone",
-            "--nproc_per_node",
-            "2",
-            str(script),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=240,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    for done in forked.two_pythons(TOGETHER, tmp_path):
+        assert done.returncode == 0, done.stderr[-2000:]
 
     def read(name):
-        return json.loads(Path(out + name).read_text(encoding="utf-8"))
+        return json.loads((tmp_path / name).read_text(encoding="utf-8"))
 
-    (parts, losses, weights, end), other = read("0"), read("1")
+    (parts, losses, weights, end), other = read("out0"), read("out1")
     assert (
         other == [parts, losses, weights, end]
         and parts[-1] > 1
         and end.startswith("memory is too small for a single row of ")
     )
-    assert len(read("0said")) > 0 == len(read("1said"))
-    alone = Net()
+    assert len(read("said0")) > 0 == len(read("said1"))
+    alone = tiny_llama()
     history = loop.fit(alone, ROWS, split(1, epochs=0.5), pad_id=0)
     assert losses == pytest.approx([h["loss"] for h in history], rel=1e-5)
     torch.testing.assert_close(torch.tensor(weights), adapter(alone), rtol=1e-5, atol=1e-5)
