@@ -322,10 +322,10 @@ def trl(net, rows, task, tokenizer, slices_of):
         made.train()
 
 
-# -- the floor
+# -- the lower bound
 
 
-def floor(config, rows, task, slices_of):
+def lower_bound(config, rows, task, slices_of):
     """The matrix products of the steps of `ours`, and nothing else."""
     from benchmarks.products import Clock, shape_of, step
     from instruct_course.model.load import compute_dtype
@@ -381,7 +381,7 @@ def main(task: dict, out):
     rows, held = rows_of(task, base.tokenizer)
     pad_id = template.pad_id(base.tokenizer)
     config = base.model.config
-    if task["who"] == "floor":
+    if task["who"] == "lower_bound":
         base = None
         net = None
     else:
@@ -406,8 +406,8 @@ def main(task: dict, out):
         )
         return made
 
-    if task["who"] == "floor":
-        floor(config, rows, task, slices_of)
+    if task["who"] == "lower_bound":
+        lower_bound(config, rows, task, slices_of)
     elif task["who"] == "trl":
         trl(net, rows, task, base.tokenizer, slices_of)
     else:

@@ -1,4 +1,4 @@
-"""QLoRA steps of a model of Qwen2.5-7B's shape with random weights in NF4, with checkpointing, beside the floor of its matrix products and dequantisations.
+"""QLoRA steps of a model of Qwen2.5-7B's shape with random weights in NF4, with checkpointing, beside the lower bound of its matrix products and dequantisations.
 
 python -m benchmarks.seven_b [--layers 28] [--steps 3]
 """
@@ -40,7 +40,7 @@ def build(layers: int, *, mapped: bool = True, say=print):
     return model
 
 
-def floor(model, shape, clock, rank: int) -> dict[str, float]:
+def lower_bound(model, shape, clock, rank: int) -> dict[str, float]:
     """{part: seconds}: the products of a step whose layers are computed twice forwards, and each layer's weights made from 4 bits twice."""
     from instruct_course.model.quantize import bitsandbytes
 
@@ -57,7 +57,7 @@ def floor(model, shape, clock, rank: int) -> dict[str, float]:
 
 
 def measure(o) -> dict:
-    """Build, train `o.steps` steps and time them and their floor in turns."""
+    """Build, train `o.steps` steps and time them and their lower bound in turns."""
     import numpy as np
     import torch
 
@@ -97,7 +97,7 @@ def measure(o) -> dict:
         took, busy, peak.on = time.perf_counter() - started, time.process_time() - busy, False
         loss = total.item() / n
         del total
-        parts = floor(model, shape, Clock(layers=1), o.rank)
+        parts = lower_bound(model, shape, Clock(layers=1), o.rank)
         lowest = parts["body"] + parts["head"] + parts["dequantising"]
         if i:
             steps.append(
@@ -105,18 +105,18 @@ def measure(o) -> dict:
                     "seconds": took,
                     "cpu_seconds": busy,
                     "loss": loss,
-                    "floor": parts,
-                    "times_floor": took / lowest,
+                    "lower_bound": parts,
+                    "times_lower_bound": took / lowest,
                 }
             )
         print(
-            f"{'warm-up' if not i else f'step {i}'}: {took:.2f} s, loss {loss:.3f}; floor {lowest:.2f} s ("
+            f"{'warm-up' if not i else f'step {i}'}: {took:.2f} s, loss {loss:.3f}; lower bound {lowest:.2f} s ("
             + ", ".join(f"{k} {v:.2f}" for k, v in parts.items())
             + f"): {took / lowest:.2f} times; "
             f"peak {peak.bytes / 1e9:.2f} GB anonymous, {peak.resident / 1e9:.2f} GB resident",
             flush=True,
         )
-    add = lambda *keys: sum(s["floor"][k] for s in steps for k in keys)
+    add = lambda *keys: sum(s["lower_bound"][k] for s in steps for k in keys)
     seconds = sum(s["seconds"] for s in steps)
     out = {
         "layers": o.layers,
@@ -130,14 +130,14 @@ def measure(o) -> dict:
         "peak_resident_bytes": peak.resident,
         "mapped": not o.unmapped,
         "nothing_bytes": peak.before,
-        "times_floor": seconds / add("body", "head", "dequantising"),
-        "times_floor_with_adapters_and_attention": seconds
+        "times_lower_bound": seconds / add("body", "head", "dequantising"),
+        "times_lower_bound_with_adapters_and_attention": seconds
         / add("body", "head", "dequantising", "adapters", "attention"),
         "steps": steps,
     }
     print(
-        f"\n{out['seconds_per_step']:.2f} s a step of {o.tokens} tokens, {out['times_floor']:.2f} times the floor (products of body and head with the recompute, two dequantisations); "
-        f"{out['times_floor_with_adapters_and_attention']:.2f} times with the products of adapters and attention in the floor; peak {peak.bytes / 1e9:.2f} GB of anonymous memory, "
+        f"\n{out['seconds_per_step']:.2f} s per step of {o.tokens} tokens, {out['times_lower_bound']:.2f} times the lower bound (products of body and head with the recompute, two dequantisations); "
+        f"{out['times_lower_bound_with_adapters_and_attention']:.2f} times with the products of adapters and attention in the lower bound; peak {peak.bytes / 1e9:.2f} GB of anonymous memory, "
         f"{peak.resident / 1e9:.2f} GB with what is mapped from files"
     )
     return out

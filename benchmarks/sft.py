@@ -1,4 +1,4 @@
-"""Supervised fine-tuning side by side: this project's engine, its plain reference, TRL's SFTTrainer, and the floor of the matrix products.
+"""Supervised fine-tuning side by side: this project's engine, its plain reference, TRL's SFTTrainer, and the lower bound of the matrix products.
 
 python -m benchmarks.sft speed|run|search --data FILE
 """
@@ -103,7 +103,7 @@ def together(names: dict[str, dict], rounds: int, say=print) -> list[Contender]:
 
 
 def total(part: dict) -> float:
-    """Seconds of a slice; of the floor those of the body and the head."""
+    """Seconds of a slice; of the lower bound those of the body and the head."""
     return (
         part["seconds"]["body"] + part["seconds"]["head"]
         if isinstance(part["seconds"], dict)
@@ -112,7 +112,7 @@ def total(part: dict) -> float:
 
 
 def _rates(c: Contender) -> tuple[float, float, float]:
-    """(real tokens a second over all that counts, of the slowest slice, of the fastest)."""
+    """(real tokens per second over all that counts, of the slowest slice, of the fastest)."""
     each = [s["tokens"] / s["seconds"] for s in c.counted]
     return (
         sum(s["tokens"] for s in c.counted) / sum(s["seconds"] for s in c.counted),
@@ -126,7 +126,7 @@ def speed(o) -> dict:
     common = {"every": o.every, "warm": 2, "slices": o.rounds}
     names = {
         "ours": task(o, "ours", **common),
-        "floor": task(o, "floor", **common),
+        "lower_bound": task(o, "lower_bound", **common),
         "ours, plain": task(o, "plain", **common),
     }
     names |= {f"TRL, {s}": task(o, "trl", s, **common) for s in o.trl}
@@ -136,7 +136,7 @@ def speed(o) -> dict:
         f"\n{'':48}{'tokens/s':>9}{'slowest':>9}{'fastest':>9}{'ours is':>9}{'peak GB':>9}{'before':>8}"
     )
     for c in made.values():
-        if c.name == "floor":
+        if c.name == "lower_bound":
             continue
         rate, low, high = _rates(c)
         peak = max(s["peak"] for s in c.slices)
@@ -153,13 +153,13 @@ def speed(o) -> dict:
         print(
             f"{c.name:48}{rate:9.0f}{low:9.0f}{high:9.0f}{fast / rate:8.2f}x{peak / 1e9:9.2f}{c.ready['before'] / 1e9:8.2f}"
         )
-    floors, mine = made["floor"].counted, made["ours"].counted
-    assert sum(s["supervised"] for s in floors) == sum(s["supervised"] for s in mine), (
-        "the floor is that of the same steps"
+    lowest, mine = made["lower_bound"].counted, made["ours"].counted
+    assert sum(s["supervised"] for s in lowest) == sum(s["supervised"] for s in mine), (
+        "the lower bound is that of the same steps"
     )
     took, shares = sum(s["seconds"] for s in mine), {}
     parts = {
-        p: sum(s["seconds"][p] for s in floors) for p in ("body", "head", "adapters", "attention")
+        p: sum(s["seconds"][p] for s in lowest) for p in ("body", "head", "adapters", "attention")
     }
     print(
         f"\nours: {sum(s['steps'] for s in mine)} steps in {took:.2f} s. Its matrix products alone, bf16, at the same shapes:"
@@ -171,9 +171,9 @@ def speed(o) -> dict:
     ):
         seconds, operations = (
             sum(parts[k] for k in keys),
-            sum(s["operations"][k] for s in floors for k in keys),
+            sum(s["operations"][k] for s in lowest for k in keys),
         )
-        each = [sum(f["seconds"][k] for k in keys) / m["seconds"] for f, m in zip(floors, mine)]
+        each = [sum(f["seconds"][k] for k in keys) / m["seconds"] for f, m in zip(lowest, mine)]
         shares[label] = {
             "seconds": seconds,
             "gflop_per_second": operations / seconds / 1e9,
@@ -186,10 +186,10 @@ def speed(o) -> dict:
         )
     return {
         "contenders": out,
-        "floor": {
+        "lower_bound": {
             "parts_seconds": parts,
             "shares": shares,
-            "slices": made["floor"].slices,
+            "slices": made["lower_bound"].slices,
             "seconds_of_ours": took,
         },
     }

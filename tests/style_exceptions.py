@@ -36,8 +36,8 @@ EXCEPTIONS = {
         "tools.style.errors_in_docstrings",
     ],
     "findings of ruff": [
+        "benchmarks/ablation.py: B007",
         "benchmarks/contender.py: E731",
-        "benchmarks/ladder.py: B007",
         "benchmarks/machine.py: E731",
         "benchmarks/products.py: B023",
         "benchmarks/products.py: E731",

@@ -136,7 +136,7 @@ def top_level_imports(source: str) -> set[str]:
     return found
 
 
-FLOORS = (
+LEVELS = (
     "verify",
     "common",
     "config",
@@ -162,17 +162,17 @@ PACKAGE = ROOT / "instruct_course"
 
 
 def test_imports_point_one_way():
-    """Between floors only downwards; on one floor without circles."""
+    """Between levels only downwards; on one level without circles."""
     graph = import_graph()
 
-    def floor(name):
-        return FLOORS.index(name.split(".")[0])
+    def level(name):
+        return LEVELS.index(name.split(".")[0])
 
     upwards = [
         f"{name} imports {other}"
         for name, used in graph.items()
         for other in used
-        if floor(other) > floor(name)
+        if level(other) > level(name)
     ]
     assert not upwards
     assert sum(map(len, graph.values())) > 60  # the arrows are seen

@@ -438,7 +438,7 @@ def test_help_and_import_are_instant():
 
 
 def test_the_main_job_learns(tuned_run):
-    """One seed; the README's table has three. The floors are the promise, not what was measured."""
+    """One seed; the README's table has three. The limits are the promise, not what was measured."""
     main_report = json.loads((tuned_run / "report.json").read_text(encoding="utf-8"))
     jsonschema.validate(main_report, schema("report"))
     before, after = main_report["before"], main_report["after"]

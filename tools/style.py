@@ -420,7 +420,7 @@ def package_table() -> str:
     rows = {
         "rooms (modules)": len(graph),
         "folders": len({p.parent for p in modules().values()}),
-        "floors (longest chain of imports)": depth(graph),
+        "levels (longest chain of imports)": depth(graph),
         "import arrows": sum(map(len, graph.values())),
         "lines": sum(sizes.values()),
         "lines of tests": tests,

@@ -1,6 +1,6 @@
 """What each part of the engine is worth: a step of SmolLM2, forward and backward, with the parts added one after the other.
 
-python -m benchmarks.ladder --data FILE [--batches 4 --rounds 5]
+python -m benchmarks.ablation --data FILE [--batches 4 --rounds 5]
 """
 
 import argparse
@@ -17,7 +17,7 @@ for name in THREADS:
 ROWS, RESULTS = 935, Path(__file__).parent / "results"
 
 
-def rungs(model, pad: int):
+def engines(model, pad: int):
     """{what stands so far: a function of rows that runs one step without the optimizer}."""
     from unittest import mock
 
@@ -74,15 +74,17 @@ def rungs(model, pad: int):
 
 def main():
     p = argparse.ArgumentParser(
-        prog="python -m benchmarks.ladder", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0]
     )
     p.add_argument("--data", required=True, help="rows in any form that instruct_course reads")
-    p.add_argument("--batches", type=int, default=4, help="steps of which each rung runs the same")
+    p.add_argument(
+        "--batches", type=int, default=4, help="steps of which each engine runs the same"
+    )
     p.add_argument(
         "--rounds",
         type=int,
         default=5,
-        help="rounds in which the rungs take turns; the fastest of each counts",
+        help="rounds in which the engines take turns; the fastest of each counts",
     )
     o = p.parse_args()
     import numpy as np
@@ -107,7 +109,7 @@ def main():
         lora.attach(base.model, lora_r=16, lora_alpha=32).train(),
         sum(len(r.ids) for b in some for r in b),
     )
-    steps = rungs(model, templates.pad_id(base.tokenizer))
+    steps = engines(model, templates.pad_id(base.tokenizer))
     took = {name: [] for name in steps}
     for r in range(o.rounds + 1):
         for name, step in steps.items():
@@ -131,7 +133,7 @@ def main():
         print(f"{name:44}{tokens / t:9.0f}{(before or t) / t:8.2f}x{first / t:7.2f}x")
         before = t
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "ladder.json"
+    path = RESULTS / "ablation.json"
     path.write_text(
         json.dumps(
             {
@@ -139,7 +141,7 @@ def main():
                 "created": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "cpu": cpu(),
                 "versions": versions(),
-                "rungs": out,
+                "engines": out,
             },
             indent=1,
         )
