@@ -58,7 +58,7 @@ def test_the_shape_of_the_model():
     )
     assert (
         ASSETS / "nano" / "model.safetensors"
-    ).stat().st_size / 2 < 8e6  # bf16: two bytes a parameter
+    ).stat().st_size / 2 < 8e6  # bf16: two bytes per parameter
 
 
 def test_tokens_of_digits_han_and_markers(nano):
