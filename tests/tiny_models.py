@@ -1,5 +1,8 @@
 """Small models and rows that tests share."""
 
+from contextlib import contextmanager
+from unittest import mock
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -56,6 +59,27 @@ def tiny(kind="llama", adapted=True, dtype=torch.float64, **options):
             if "lora" in name:
                 p.data = torch.nn.init.normal_(p.data.to(dtype), std=0.1)
     return model.train()
+
+
+@contextmanager
+def library_in_float64():
+    """Inside, transformers' angles, norms and losses of a float64 model are in float64 as well.
+
+    It converts to float32 for them, from whatever the model computes in.
+    """
+    to, to_float32 = torch.Tensor.to, torch.Tensor.float
+
+    def convert(tensor, *args, **options):
+        wanted = args[0] if args else options.get("dtype")
+        if tensor.dtype == torch.float64 and wanted is torch.float32:
+            return tensor
+        return to(tensor, *args, **options)
+
+    def double(tensor):
+        return tensor if tensor.dtype == torch.float64 else to_float32(tensor)
+
+    with mock.patch.multiple(torch.Tensor, to=convert, float=double):
+        yield
 
 
 def gradients(model, made, **options):
