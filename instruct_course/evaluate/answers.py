@@ -17,6 +17,7 @@ from ..train import loop
 # isort: split
 from . import metrics
 from .contamination import Overlap
+from .intervals import Difference, difference
 
 
 # %% ../../nbs/workshop/10_answers.ipynb #measure
@@ -189,16 +190,16 @@ def _marks(measure, rows, before_texts, after_texts) -> list[tuple[float, float]
 
 def _paired(marks: list[tuple[float, float]], **options) -> dict:
     """The paired difference of (before, after) marks, for JSON."""
-    return _facts(metrics.difference(*zip(*marks), **options))
+    return _facts(difference(*zip(*marks), **options))
 
 
-def _facts(difference: metrics.Difference) -> dict:
+def _facts(change: Difference) -> dict:
     """A difference for JSON."""
     return {
-        "mean": difference.mean,
-        "low": difference.low,
-        "high": difference.high,
-        "significant": difference.significant,
+        "mean": change.mean,
+        "low": change.low,
+        "high": change.high,
+        "significant": change.significant,
     }
 
 
@@ -212,7 +213,7 @@ def _loss_change(before: Answers, after: Answers) -> dict | None:
     tokens = [n for (_, n), _ in pairs]
     then = [nats / n for (nats, n), _ in pairs]
     now = [nats / n for _, (nats, n) in pairs]
-    return _facts(metrics.difference(then, now, weights=tokens))
+    return _facts(difference(then, now, weights=tokens))
 
 
 def _part_changes(field: str, rows: list[Example], matches) -> dict:

@@ -25,7 +25,7 @@ from ..common.errors import InputError
 from ..common.files import ASSETS
 from ..data.example import Example
 from .checkers import CHECKS
-from .metrics import interval
+from .intervals import interval
 
 
 @dataclass(frozen=True)

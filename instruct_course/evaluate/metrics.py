@@ -14,9 +14,6 @@ __all__ = [
     "chrf",
     "bleu",
     "repetition",
-    "interval",
-    "Difference",
-    "difference",
     "loss_score",
     "score",
     "majority",
@@ -30,8 +27,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
@@ -39,6 +34,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from ..common.errors import InputError
 from ..common.text import HAN
 from ..data.example import Example
+from .intervals import interval
 
 
 def normalise(text: str) -> str:
@@ -147,155 +143,6 @@ def repetition(text: str, n: int = 4) -> float:
 def _ngrams(u: list[str], n: int) -> list[tuple[str, ...]]:
     """All runs of `n` units."""
     return [tuple(u[i : i + n]) for i in range(len(u) - n + 1)]
-
-
-# %% ../../nbs/workshop/10_metrics.ipynb #interval
-def _rows(values, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights (n,) float64; raises InputError that names the row."""
-    v = np.array(list(values), dtype=np.float64)
-    w = np.ones(len(v)) if weights is None else np.array(list(weights), dtype=np.float64)
-    if len(v) == 0 or v.shape != w.shape:
-        raise InputError(
-            "an interval needs at least one row, and one weight for each; "
-            f"here are {len(v):,} values and {len(w):,} weights"
-        )
-    bad = ~(np.isfinite(v) & np.isfinite(w) & (w >= 0))
-    if bad.any():
-        i = int(bad.argmax())
-        raise InputError(
-            f"row {i}: the value {v[i]} with weight {w[i]} has no place in a mean; "
-            "values must be finite and weights at least 0"
-        )
-    if not w.sum() > 0:
-        raise InputError("all weights are 0, so there is no mean; give at least one row a weight")
-    return v, w
-
-
-def _z(level: float) -> float:
-    """The quantile of the normal distribution that leaves 1 - level on both sides together."""
-    if not 0 < level < 1:
-        raise InputError(f"level {level}: it must be between 0 and 1, such as 0.95")
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def _bootstrap(
-    v: np.ndarray, w: np.ndarray, level: float, samples: int, seed: int
-) -> tuple[float, float]:
-    """The percentile interval of the weighted mean over rows drawn again, Eq. 10.9.
-
-    The order of the rows does not matter.
-    """
-    order = np.lexsort((w, v))
-    rng = np.random.default_rng(seed)
-    unweighted = bool((w == 1).all())
-    vw = (v * w)[order]
-    w = w[order]
-    step = max(1, (1 << 20) // len(v))  # draws in memory at a time
-    means = []
-    for at in range(0, samples, step):
-        drawn = rng.integers(0, len(v), (min(step, samples - at), len(v)))  # (s, n)
-        total = len(v) if unweighted else w[drawn].sum(1)
-        means.append(vw[drawn].sum(1) / np.where(total, total, np.nan))
-    low, high = np.nanquantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _wilson(p: float, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share `p` of `n` rows, Eq. 10.10."""
-    middle = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
-
-
-def interval(
-    values, weights=None, *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """The interval of a mean over rows.
-
-    Values of only 0 and 1, or all alike between them, get Wilson's interval, Eq. 10.10, where
-    there are no weights. All others get the percentile bootstrap over rows, Eq. 10.9, which is
-    too narrow below about 50 rows.
-
-    Args:
-        values: (n,).
-        weights: (n,), or None for a plain mean.
-        level: how often the interval should hold the mean.
-        samples: draws of the bootstrap.
-        seed: of its draws.
-
-    Returns:
-        (low, high), with the mean inside.
-
-    Raises:
-        InputError: no rows, or values that are not finite.
-    """
-    v, w = _rows(values, weights)
-    z = _z(level)
-    shares = ((v == 0) | (v == 1)).all() or (v == v[0]).all() and 0 <= v[0] <= 1
-    if weights is None and shares:
-        low, high = _wilson(v.mean(), len(v), z)
-    else:
-        low, high = _bootstrap(v, w, level, samples, seed)
-    mean = float((v * w).sum() / w.sum())
-    # a last digit must not leave the mean outside
-    return float(min(low, mean)), float(max(high, mean))
-
-
-# %% ../../nbs/workshop/10_metrics.ipynb #difference
-@dataclass(frozen=True)
-class Difference:
-    """The mean of b - a over the same n rows, with its interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        text = f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}], n = {self.n:,}"
-        return text if self.significant else f"{text}: not significant"
-
-
-def difference(
-    a, b, weights=None, *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> Difference:
-    """b - a over the same rows, paired; Eq. 10.11.
-
-    Where all values are 0 or 1 and there are no weights, one win and one loss are added, and the
-    interval is the normal one, Eq. 10.12 (Bonett and Price 2012). Otherwise it is the bootstrap
-    over rows.
-
-    Args:
-        a, b: (n,) each, in the same order of rows.
-        weights, level, samples, seed: as in `interval`.
-
-    Raises:
-        InputError: different numbers of rows, or values that are not finite.
-    """
-    x, w = _rows(a, weights)
-    y, _ = _rows(b, weights)
-    z = _z(level)
-    if len(x) != len(y):
-        raise InputError(
-            f"{len(x):,} values against {len(y):,}: "
-            "a paired difference needs the same rows on both sides"
-        )
-    d = y - x
-    mean = float((d * w).sum() / w.sum())
-    if weights is None and (((x == 0) | (x == 1)) & ((y == 0) | (y == 1))).all():
-        more = np.concatenate([d, [1.0, -1.0]])
-        half = z * more.std() / math.sqrt(len(more))
-        low = max(-1.0, float(more.mean() - half))
-        high = min(1.0, float(more.mean() + half))
-    else:
-        low, high = _bootstrap(d, w, level, samples, seed)
-    return Difference(mean, min(low, mean), max(high, mean), len(d))
 
 
 # %% ../../nbs/workshop/10_metrics.ipynb #metrics-score

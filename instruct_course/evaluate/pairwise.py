@@ -8,7 +8,7 @@ import math
 from collections import Counter
 
 from ..common.errors import InputError
-from .metrics import interval
+from .intervals import interval
 
 
 def outcome(ab: str, ba: str) -> str:

@@ -10,8 +10,8 @@ from instruct_course import generate
 from instruct_course.common.errors import InputError
 from instruct_course.data.example import Example
 from instruct_course.evaluate import answers as answering
-from instruct_course.evaluate import metrics
 from instruct_course.evaluate.contamination import Overlap
+from instruct_course.evaluate.intervals import difference
 from instruct_course.generate import Completion
 from instruct_course.model.load import load_base
 
@@ -43,7 +43,7 @@ def test_changes_are_those_of_the_same_rows():
         and got["tasks"]["say"]["exact_match"]["mean"] == 1
         and got["tasks"]["tell"]["n"] == 3
     )
-    wanted = metrics.difference([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1])
+    wanted = difference([1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1])
     assert (got["exact_match"]["low"], got["exact_match"]["high"]) == (wanted.low, wanted.high)
 
 
@@ -81,7 +81,7 @@ def test_tasks_are_held_to_a_stricter_level():
     got = answering.changes(answers(["x"] * 6), answers([ex.output for ex in ROWS]))["tasks"][
         "say"
     ]["exact_match"]
-    plain, strict = (metrics.difference([0] * 3, [1] * 3, level=level) for level in (0.95, 0.975))
+    plain, strict = (difference([0] * 3, [1] * 3, level=level) for level in (0.95, 0.975))
     assert (got["low"], got["high"]) == (strict.low, strict.high) and strict.low < plain.low
 
 

@@ -1,7 +1,6 @@
 """Copies of evaluation rows among training rows: every plant is found, and nothing else."""
 
 import random
-import time
 from dataclasses import replace
 
 from instruct_course.data.example import Example
@@ -31,9 +30,7 @@ def test_contamination_finds_every_plant_and_nothing_else():
         training[at] = replace(
             rows[row], input=rows[row].input.upper() + "!", output=rows[row].output + " 完"
         )
-    start = time.perf_counter()
     found = contamination(iter(training), rows)
-    assert time.perf_counter() - start < 10
     assert {o.row: o.train_row for o in found if o.kind == "exact"} == exact
     assert {o.row: o.train_row for o in found if o.kind == "near"} == near and all(
         o.share >= 0.8 for o in found

@@ -1,11 +1,9 @@
-"""Scores of answers: known pairs, parity with libraries, and what must hold for any text and any numbers."""
+"""Scores of answers: known pairs, parity with libraries, and what must hold for any text."""
 
 import random
-import time
 
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
@@ -14,13 +12,11 @@ from sacrebleu.metrics import BLEU, CHRF
 from instruct_course.common.errors import InputError
 from instruct_course.data.example import Example
 from instruct_course.evaluate.contamination import contamination
+from instruct_course.evaluate.intervals import interval
 from instruct_course.evaluate.metrics import (
-    Difference,
     bleu,
     chrf,
-    difference,
     exact_match,
-    interval,
     majority,
     normalised_match,
     pick_shots,
@@ -33,8 +29,6 @@ from instruct_course.evaluate.metrics import (
 WORDS = "the cat sat on a big mat in Paris and then ran home to sleep while Tom visited old friends".split()
 SIGNS = "昨天汤姆在巴黎参观了一个大博物馆然后回家睡觉今天气很好我们去公"
 quick = settings(deadline=None, max_examples=60)
-shares = st.lists(st.floats(0, 1), min_size=1, max_size=30)
-bits = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=30)
 
 
 def sentences(count, seed=0, size=(1, 12)):
@@ -155,49 +149,6 @@ def test_normalised_match_is_squads_in_english_and_chinese():
     assert seen == {True, False, ("zh", True), ("zh", False)}
 
 
-def test_interval_is_scipys():
-    rng = np.random.default_rng(0)
-    v = np.sort(rng.random(200))
-    library = scipy.stats.bootstrap(
-        (v,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert interval(v) == pytest.approx(tuple(library), abs=1e-12)
-    w = rng.integers(1, 30, 200).astype(float)
-
-    def mean(v, w, axis):
-        return (w * v).sum(axis) / w.sum(axis)
-
-    library = scipy.stats.bootstrap(
-        (v, w),
-        mean,
-        paired=True,
-        vectorized=True,
-        n_resamples=2000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    assert interval(v, w) == pytest.approx(tuple(library), abs=1e-12)
-    for k, n in ((10, 10), (0, 10), (9, 10), (150, 200)):
-        assert interval([1] * k + [0] * (n - k)) == pytest.approx(
-            tuple(scipy.stats.binomtest(k, n).proportion_ci(method="wilson")), abs=1e-12
-        )
-
-
-def test_difference_known():
-    a, b = (
-        np.repeat([1.0, 1.0, 0.0, 0.0], [153, 7, 19, 21]),
-        np.repeat([1.0, 0.0, 1.0, 0.0], [153, 7, 19, 21]),
-    )
-    d, more = difference(a, b), np.concatenate([b - a, [1, -1]])
-    assert (d.mean, d.n, d.significant) == (pytest.approx(0.06), 200, True)
-    assert (d.low, d.high) == pytest.approx(
-        scipy.stats.norm.interval(0.95, loc=more.mean(), scale=scipy.stats.sem(more, ddof=0)),
-        abs=1e-12,
-    )
-    assert str(d) == "+0.060 [+0.009, +0.110], n = 200"
-    assert str(Difference(0.0, -0.1, 0.1, 9)).endswith("n = 9: not significant")
-
-
 @quick
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_scores_of_any_texts_are_shares(a, b):
@@ -212,42 +163,9 @@ def test_scores_of_any_texts_are_shares(a, b):
     )
 
 
-@quick
-@given(shares | bits, st.randoms(use_true_random=False), st.integers(0, 9))
-def test_interval_holds_the_mean_whatever_the_order(values, draw, seed):
-    low, high = interval(values, samples=200, seed=seed)
-    assert 0 <= low <= np.mean(values) + 1e-12 and np.mean(values) - 1e-12 <= high <= 1
-    assert interval(values, samples=200, seed=seed) == (low, high)
-    other = draw.sample(values, len(values))
-    assert interval(other, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)
-    wide = interval(values, samples=200, seed=seed, level=0.99)
-    assert wide[0] <= low + 1e-12 and wide[1] >= high - 1e-12
-
-
-@quick
-@given(bits | shares, st.integers(0, 99))
-def test_difference_turns_its_sign(a, seed):
-    b = np.random.default_rng(seed).permutation(a)
-    d, e = difference(a, b, samples=2000), difference(b, a, samples=2000)
-    assert (
-        d.mean == pytest.approx(-e.mean, abs=1e-12)
-        and d.low <= d.mean <= d.high
-        and difference(a, b, samples=2000) == d
-    )
-    if set(a) <= {0.0, 1.0}:
-        assert (d.low, d.high) == pytest.approx((-e.high, -e.low), abs=1e-12)
-    assert difference(a, a).mean == 0 and not difference(a, a).significant
-
-
 @pytest.mark.parametrize(
     "call, says",
     [
-        (lambda: interval([]), "at least one row"),
-        (lambda: interval([1.0, float("nan")]), "row 1"),
-        (lambda: interval([1, 2], [1, -1]), "row 1"),
-        (lambda: interval([1, 2], [0, 0]), "all weights are 0"),
-        (lambda: interval([1], level=95), "level 95"),
-        (lambda: difference([1], [1, 0]), "same rows"),
         (lambda: contamination([], [], near=80), "near 80"),
         (lambda: score([], []), "no rows"),
         (lambda: score(["a"], ROWS), r"row 1 \('Two'\) has no prediction"),
@@ -300,12 +218,8 @@ def test_majority_and_shots():
     assert pick_shots(ROWS[0], [ROWS[0], ROWS[1]]) == [ROWS[1]]
 
 
-def test_long_texts_and_many_rows_are_fast():
-    draw = random.Random(0)
-    a, b = ("".join(draw.choices(SIGNS, k=10_000)) for _ in range(2))
-    start = time.perf_counter()
-    assert 0 < rouge_l(a, b) < 1 and rouge_l(a, a) == 1
-    assert time.perf_counter() - start < 2
-    start = time.perf_counter()
-    interval(np.random.default_rng(0).random(2000))
-    assert time.perf_counter() - start < 2
+def test_rouge_of_long_texts():
+    """Bits past the width of a machine word: every third of 10,000 characters is another one."""
+    text = "".join(random.Random(0).choices(SIGNS, k=9999))
+    other = "".join("不" if i % 3 == 0 else c for i, c in enumerate(text))
+    assert rouge_l(text, other) == pytest.approx(2 / 3) and rouge_l(text, text) == 1

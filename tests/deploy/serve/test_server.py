@@ -802,10 +802,9 @@ def test_closing_ends_what_runs(served, gate):
     with Server(served) as server:
         s = post(server, message(served, stream=True, max_tokens=100))
         until(lambda: server.worker.queue.current)
-        began = time.monotonic()
         threading.Timer(0.1, gate.open.set).start()
-    assert time.monotonic() - began < 5
     data = rest(s)
+    assert gate.steps < 100
     assert b'"closing"' in data and b"[DONE]" not in data
     with pytest.raises(OSError):
         socket.create_connection((server.address[0], int(server.url.rpartition(":")[2])), timeout=1)
