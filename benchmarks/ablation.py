@@ -111,7 +111,7 @@ def main():
     )
     steps = engines(model, templates.pad_id(base.tokenizer))
     took = {name: [] for name in steps}
-    for r in range(o.rounds + 1):
+    for _ in range(o.rounds + 1):
         for name, step in steps.items():
             started = time.perf_counter()
             for b in some:

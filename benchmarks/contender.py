@@ -376,7 +376,10 @@ def main(task: dict, out):
 
     if task["threads"]:
         torch.set_num_threads(task["threads"])
-    say = lambda message: print(json.dumps(message), file=out, flush=True)
+
+    def say(message):
+        return print(json.dumps(message), file=out, flush=True)
+
     base = load_base(task["model"], say=lambda text: print(text, file=sys.stderr))
     rows, held = rows_of(task, base.tokenizer)
     pad_id = template.pad_id(base.tokenizer)
@@ -387,7 +390,9 @@ def main(task: dict, out):
     else:
         net = lora.attach(base.model, lora_r=RANK, lora_alpha=ALPHA, seed=0)
     peak = Peak(on=False, every=0.02)
-    held_out = lambda: loop.heldout_loss(net, held, pad_id=pad_id)[0]
+
+    def held_out():
+        return loop.heldout_loss(net, held, pad_id=pad_id)[0]
 
     def slices_of(steps: int) -> Slices:
         made = Slices(task, steps, say=say, listen=sys.stdin.readline, peak=peak, held_out=held_out)

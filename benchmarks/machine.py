@@ -60,9 +60,12 @@ def cpu() -> dict:
     text = (
         Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     )
-    line = lambda key: next(
-        (l.split(":", 1)[1].strip() for l in text.splitlines() if l.startswith(key)), ""
-    )
+
+    def line(key):
+        return next(
+            (l.split(":", 1)[1].strip() for l in text.splitlines() if l.startswith(key)), ""
+        )
+
     flags = [
         f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in line("flags").split()
     ]

@@ -117,9 +117,10 @@ def step(c, shape: Shape, *, rank: int = 16, forward: int = 1) -> list[Matmul]:
             [(n_kv, g * p, p)] if p and i < last else []
         )
         for batch, a, k in asks:
-            product = lambda rows, inner, cols: Matmul(
-                "attention", "plain", rows, inner, cols, batch=batch
-            )
+
+            def product(rows, inner, cols, batch=batch):
+                return Matmul("attention", "plain", rows, inner, cols, batch=batch)
+
             out += [product(a, d, k), product(a, k, d)] * forward + [
                 product(a, d, k),
                 product(a, k, d),

@@ -116,7 +116,10 @@ def measure(o) -> dict:
             f"peak {peak.bytes / 1e9:.2f} GB anonymous, {peak.resident / 1e9:.2f} GB resident",
             flush=True,
         )
-    add = lambda *keys: sum(s["lower_bound"][k] for s in steps for k in keys)
+
+    def add(*keys):
+        return sum(s["lower_bound"][k] for s in steps for k in keys)
+
     seconds = sum(s["seconds"] for s in steps)
     out = {
         "layers": o.layers,

@@ -34,18 +34,5 @@ EXCEPTIONS = {
     "docstrings that say Errors": [
         "tools.style.errors_in_docstrings",
     ],
-    "findings of ruff": [
-        "benchmarks/ablation.py: B007",
-        "benchmarks/contender.py: E731",
-        "benchmarks/machine.py: E731",
-        "benchmarks/products.py: B023",
-        "benchmarks/products.py: E731",
-        "benchmarks/seven_b.py: E731",
-        "nbs/workshop/03_loss.ipynb: E731",
-        "nbs/workshop/08_batch.ipynb: E731",
-        "nbs/workshop/08_studies.ipynb: E731",
-        "nbs/workshop/10_ways.ipynb: E731",
-        "nbs/workshop/13_memory.ipynb: E731",
-        "nbs/workshop/13_memory.ipynb: F841",
-    ],
+    "findings of ruff": [],
 }

@@ -71,7 +71,7 @@ def frugal_malloc() -> None:
     """From now on blocks above 128 kB go back to the system as soon as they are freed.
 
     On Linux's C library only; elsewhere nothing happens. Without it glibc keeps freed blocks of
-    up to 32 MB for later, and a process holds up to a third more than it uses (chapter 13).
+    up to 32 MB for later, and a process holds up to a third more than it uses (lesson 13).
     """
     with suppress(OSError, AttributeError):
         # 128 kB is where the threshold starts; once set, it does not rise any more

@@ -76,7 +76,7 @@ def _check_architecture(name: str, folder: Path) -> None:
 
 
 # %% ../../nbs/workshop/05_load.ipynb #room
-NF4_BYTES = 4.127 / 8  # per weight, scales included (chapter 06)
+NF4_BYTES = 4.127 / 8  # per weight, scales included (lesson 06)
 NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")  # parts of the names of matrices that stay
 
 
