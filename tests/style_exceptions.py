@@ -27,7 +27,6 @@ EXCEPTIONS = {
         "tools.nano.tasks",
         "tools.nano.world",
         "tools.options",
-        "tools.rehearsals",
     ],
     "private names of other modules": [],
     "public names without a docstring": [],

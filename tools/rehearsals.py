@@ -1,9 +1,14 @@
-"""Re-make the table of rehearsals beside their plans: `python -m tools.rehearsals` (all of them), `--only 3 7` (some), `--missing` (those not in the table).
+"""Make the table of rehearsals beside their plans again: `python -m tools.rehearsals`.
 
-Each runs in a process of its own, so that memory is counted apart. The rows go to instruct_course/assets/rehearsals.json, which chapter 13 reads and
-plots; CI makes two small ones again. `development` marks the rows that were looked at while the formulas of `plan` were written; the others were fixed before
-any of them was run. On a processor without 16-bit products most rows leave the products out (`"products": false`), which takes the same memory: rows with
-float32 and products are there for comparison.
+    python -m tools.rehearsals --only 3 7      # some rows
+    python -m tools.rehearsals --missing       # those that are not in the table
+
+Each runs in a process of its own, so that memory is counted apart. The rows go to
+instruct_course/assets/rehearsals.json, which lesson 13 reads and plots; CI makes two small ones
+again. `development` marks the rows that were looked at while the formulas of `plan` were written;
+the others were fixed before any of them was run. On a processor without 16-bit products most rows
+leave the products out (`"products": false`), which takes the same memory: rows with and without
+them are there for comparison, in float32.
 """
 
 import argparse
@@ -182,7 +187,9 @@ def main():
             sys.exit(f"row {i}: {result.stderr[-2000:]}")
         made = json.loads(result.stdout.splitlines()[-1])
         print(
-            f"{i:2} {GRID[i]['name']:14} {made['measured']['bytes'] / 1e9:6.2f} GB measured, {made['planned']['bytes'] / 1e9:6.2f} planned, {100 * made['measured_over_planned'] - 100:+5.1f} %",
+            f"{i:2} {GRID[i]['name']:14} {made['measured']['bytes'] / 1e9:6.2f} GB measured, "
+            f"{made['planned']['bytes'] / 1e9:6.2f} planned, "
+            f"{100 * made['measured_over_planned'] - 100:+5.1f} %",
             flush=True,
         )
         table = read()
