@@ -4,7 +4,7 @@
     python -m tools.rehearsals --missing       # those that are not in the table
 
 Each runs in a process of its own, so that memory is counted apart. The rows go to
-instruct_course/assets/rehearsals.json, which lesson 13 reads and plots; CI makes two small ones
+instruct_course/assets/rehearsals.json, which lesson 13 reads and plots; CI makes a small one
 again. `development` marks the rows that were looked at while the formulas of `plan` were written;
 the others were fixed before any of them was run. On a processor without 16-bit products most rows
 leave the products out (`"products": false`), which takes the same memory: rows with and without
