@@ -1,5 +1,8 @@
 """The page of results is made from runs."""
 
+import re
+
+import nbformat
 import pytest
 
 from tools import results
@@ -45,3 +48,13 @@ def test_it_is_written_between_two_comments(tmp_path):
 
 def test_the_page_has_its_place():
     assert len(results.BETWEEN.findall(results.PAGE.read_text(encoding="utf-8"))) == 1
+
+
+def test_lesson_00_shows_the_same_numbers():
+    page = results.PAGE.read_text(encoding="utf-8")
+    shown = re.findall(r"\| split \*\*(\w+)\*\* \|.*\| (\d+) \(", page)
+    lesson = nbformat.read(results.ROOT / "nbs" / "00_why.ipynb", as_version=4)
+    source = next(cell.source for cell in lesson.cells if cell.id == "why-picture")
+    assert len(shown) == 3
+    for split, percent in shown:
+        assert f'"{split}": {percent}' in source

@@ -134,7 +134,7 @@ def draw(reports: list[dict], path: Path) -> None:
         label = "range of the seeds" if i == 0 else None
         ax.plot([min(after[task]), max(after[task])], [i, i], color="black", lw=2, label=label)
     ax.set(
-        title="What a minute of tuning taught the nano model",
+        title="What tuning taught the nano model",
         xlabel="exact match on rows that were held out (%)",
         xlim=(0, 101),
     )
