@@ -17,7 +17,7 @@ for name in THREADS:
 ROWS, RESULTS = 935, Path(__file__).parent / "results"
 
 
-def engines(model, pad: int):
+def variants(model, pad: int):
     """{what stands so far: a function of rows that runs one step without the optimizer}."""
     from unittest import mock
 
@@ -77,14 +77,12 @@ def main():
         prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0]
     )
     p.add_argument("--data", required=True, help="rows in any form that instruct_course reads")
-    p.add_argument(
-        "--batches", type=int, default=4, help="steps of which each engine runs the same"
-    )
+    p.add_argument("--batches", type=int, default=4, help="steps that each variant runs")
     p.add_argument(
         "--rounds",
         type=int,
         default=5,
-        help="rounds in which the engines take turns; the fastest of each counts",
+        help="rounds in which the variants take turns; the fastest of each counts",
     )
     o = p.parse_args()
     import numpy as np
@@ -109,7 +107,7 @@ def main():
         lora.attach(base.model, lora_r=16, lora_alpha=32).train(),
         sum(len(r.ids) for b in some for r in b),
     )
-    steps = engines(model, templates.pad_id(base.tokenizer))
+    steps = variants(model, templates.pad_id(base.tokenizer))
     took = {name: [] for name in steps}
     for _ in range(o.rounds + 1):
         for name, step in steps.items():
@@ -141,7 +139,7 @@ def main():
                 "created": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "cpu": cpu(),
                 "versions": versions(),
-                "engines": out,
+                "variants": out,
             },
             indent=1,
         )

@@ -378,7 +378,7 @@ def main(task: dict, out):
         torch.set_num_threads(task["threads"])
 
     def say(message):
-        return print(json.dumps(message), file=out, flush=True)
+        print(json.dumps(message), file=out, flush=True)
 
     base = load_base(task["model"], say=lambda text: print(text, file=sys.stderr))
     rows, held = rows_of(task, base.tokenizer)

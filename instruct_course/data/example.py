@@ -15,8 +15,7 @@ class Example:
         instruction: what to do (指令).
         input: what to do it to (输入); may be empty.
         output: a good answer (输出); empty only where it is asked for.
-        system: a text that stands before the conversation.
-        context: earlier turns of the conversation, as (role, content).
+        system, context: a text before the conversation; its earlier turns, as (role, content).
         task, lang, wording, split: known for the built-in rows only.
     """
 
