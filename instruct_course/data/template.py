@@ -201,7 +201,8 @@ def _chat_pieces(
 ) -> tuple[list[tuple[str, str]], str, str]:
     """As `pieces`, for a template written in Jinja."""
     system = [("system", ex.system)] if ex.system else []
-    texts = [*system, *ex.context, ("user", ex.instruction)]
+    earlier = [(turn.role, turn.content) for turn in ex.history]
+    texts = [*system, *earlier, ("user", ex.instruction)]
     prompt, tail = _render_chat(template, tokenizer, [role for role, _ in texts])
     parts = []
     for i, part in enumerate(_HOLE.split(prompt)):
@@ -227,7 +228,7 @@ def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, 
     """
     if template.chat:
         return _chat_pieces(template, tokenizer, ex)
-    if ex.system or ex.context:
+    if ex.system or ex.history:
         what = "a system text" if ex.system else "several turns"
         raise InputError(
             f"template {template.name}: it has no place for {what}; use --template chat"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
-from instruct_course.data.example import Example
+from instruct_course.data.example import Example, Turn
 from instruct_course.data.template import pieces
 
 __all__ = ["KNOWLEDGE", "lm_eval"]
@@ -125,8 +125,8 @@ def _wrapped(model, tokenizer, template, batch_size: int):
         def apply_chat_template(self, chat_history, add_generation_prompt=True):
             """The prompt of the last turn, in our template."""
             *earlier, last = chat_history
-            context = tuple((message["role"], message["content"]) for message in earlier)
-            example = Example(last["content"].strip(), context=context)
+            history = tuple(Turn(message["role"], message["content"]) for message in earlier)
+            example = Example(last["content"].strip(), history=history)
             parts, lead, _ = pieces(template, self.tokenizer, example)
             return "".join(text for _, text in parts) + lead
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_course.common.errors import InputError
-from instruct_course.data import dataset, formats
-from instruct_course.data.example import Example
+from instruct_course.data import dataset, files
+from instruct_course.data.example import Example, Turn
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FILLED = TEXT.filter(str.strip)
@@ -35,7 +35,7 @@ def write(path, rows):
     return path
 
 
-@pytest.mark.parametrize("suffix", formats.SUFFIXES)
+@pytest.mark.parametrize("suffix", files.SUFFIXES)
 def test_all_formats_give_the_same_rows(tmp_path, suffix):
     rows = [
         {"instruction": "翻译", "input": 'a,"b"\tc', "output": "é\n🙂"},
@@ -66,7 +66,7 @@ def test_messages_keep_context_and_system(tmp_path):
         tmp_path / "x.jsonl", [{"messages": [{"role": r, "content": t} for r, t in turns]}]
     )
     assert dataset.example(dataset.load(path)[0]) == Example(
-        "c", "", "y", system="s", context=(("user", "a"), ("assistant", "b"))
+        "c", "", "y", system="s", history=(Turn("user", "a"), Turn("assistant", "b"))
     )
 
 

@@ -18,7 +18,7 @@ from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.common.text import HAN
 from instruct_course.data import template as template_
-from instruct_course.data.example import Example
+from instruct_course.data.example import Example, Turn
 
 CORPUS = [
     "the cat sat on the mat and said hello",
@@ -193,7 +193,9 @@ def test_plain_text_survives_byte_level(text):
 def test_chat_keeps_the_user_out_of_the_template(c, x, y, system, earlier):
     tok = tokenizer("byte-level")
     template = template_.named("chat", tok)
-    ex = Example(c, x, y, system=system, context=(("user", earlier), ("assistant", earlier)))
+    ex = Example(
+        c, x, y, system=system, history=(Turn("user", earlier), Turn("assistant", earlier))
+    )
     e = template_.encode(template, tok, ex, max_length=5000)
     end = tok.convert_tokens_to_ids("<|im_end|>")
     assert [i for i in e.labels if i != template_.IGNORE_INDEX] == template_.plain(tok, y) + [end]
@@ -274,7 +276,7 @@ def test_a_template_without_room_for_turns_refuses():
     tok = tokenizer("nano")
     for ex in (
         Example("a", output="b", system="s"),
-        Example("a", output="b", context=(("user", "x"),)),
+        Example("a", output="b", history=(Turn("user", "x"),)),
     ):
         with pytest.raises(InputError, match="--template chat"):
             template_.encode(template_.named("article"), tok, ex)

@@ -37,7 +37,7 @@ import time
 from typing import Annotated, Literal
 
 from ...common.errors import InputError
-from ...data.example import Example
+from ...data.example import Example, Turn
 from ...data.template import Template
 from ...sampling import Sampling
 
@@ -297,12 +297,12 @@ def to_example(template: Template, messages: list[Message], input: str | None = 
         APIError: 400 where the template has no place for a message.
     """
     roles = {"developer": "system"}
-    turns = [(roles.get(m.role, m.role), m.text()) for m in messages]
-    system = turns.pop(0)[1] if turns[0][0] == "system" else ""
+    turns = [Turn(roles.get(m.role, m.role), m.text()) for m in messages]
+    system = turns.pop(0).content if turns[0].role == "system" else ""
     problem = None
-    if not turns or turns[-1][0] != "user" or not turns[-1][1].strip():
+    if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         problem = "the last one must be from the user and have a text"
-    elif any(role == "system" for role, _ in turns):
+    elif any(turn.role == "system" for turn in turns):
         problem = "a system text can only come first"
     elif not template.chat and (system or len(turns) > 1):
         extra = "a system text" if system else "several turns"
@@ -312,7 +312,7 @@ def to_example(template: Template, messages: list[Message], input: str | None = 
         )
     if problem:
         raise APIError(400, f"messages: {problem}", param="messages")
-    return Example(turns[-1][1], input or "", system=system, context=tuple(turns[:-1]))
+    return Example(turns[-1].content, input or "", system=system, history=tuple(turns[:-1]))
 
 
 # %% ../../../nbs/workshop/12_protocol.ipynb #strip-stream

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from instruct_course.data import template as templates
-from instruct_course.data.example import Example
+from instruct_course.data.example import Example, Turn
 from instruct_course.deploy.serve.protocol import (
     APIError,
     ChatCompletionRequest,
@@ -25,7 +25,7 @@ def test_a_chat_template_takes_turns():
         for r, c in (("developer", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"))
     ]
     assert to_example(chat, turns, "x") == Example(
-        "c", "x", system="s", context=(("user", "a"), ("assistant", "b"))
+        "c", "x", system="s", history=(Turn("user", "a"), Turn("assistant", "b"))
     )
     with pytest.raises(APIError, match="only come first"):
         to_example(chat, [turns[1], turns[0], turns[1]])

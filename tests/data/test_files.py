@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_course.data.formats import parse, read_json_list, read_rows
+from instruct_course.data.files import read_json_list, read_rows
+from instruct_course.data.formats import parse
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 PLAIN = (
