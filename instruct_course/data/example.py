@@ -35,6 +35,7 @@ class Example:
         system, history: a text before the conversation; its earlier turns.
         task, lang, wording, split: known for the built-in rows only.
         tools, tool_calls: tools that may be called, and those that the output calls, as JSON lists.
+        asked_by: the role of the instruction: user, or tool where a tool's result is answered.
     """
 
     instruction: str
@@ -48,3 +49,4 @@ class Example:
     split: str = ""
     tools: str = ""
     tool_calls: str = ""
+    asked_by: str = "user"

@@ -8,10 +8,10 @@ __all__ = [
     "Template",
     "Encoded",
     "named",
-    "control_tokens",
-    "plain",
+    "write",
     "pieces",
     "end_id",
+    "encode_written",
     "encode",
     "prompt",
     "prepare",
@@ -24,14 +24,17 @@ __all__ = [
 # %% ../../nbs/workshop/02_template.ipynb #template-class
 import json
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from ..common.errors import InputError
 from ..common.files import write_json
 from ..common.text import HAN
+from .chat import Part, Written, write_chat
 from .example import Example
+from .user_text import control_tokens, plain_all
 
 IGNORE_INDEX = -100  # the label that torch's cross-entropy leaves out
 FIELD = re.compile(r"(\{instruction\}|\{input\})")
@@ -66,11 +69,13 @@ class Encoded:
         ids: token ids.
         labels: as many, not shifted: the id where it is learnt, else `IGNORE_INDEX`.
         dropped: tokens of the input that were cut off.
+        turns_cut: answers at the end of a conversation that did not fit, and are left out.
     """
 
     ids: list[int]
     labels: list[int]
     dropped: int = 0
+    turns_cut: int = 0
 
 
 # %% ../../nbs/workshop/02_template.ipynb #template-named
@@ -129,107 +134,17 @@ def named(name: str, tokenizer=None) -> Template:
     return TEMPLATES[name]
 
 
-# %% ../../nbs/workshop/02_template.ipynb #template-plain
-_control: WeakKeyDictionary = WeakKeyDictionary()
-
-
-def control_tokens(tokenizer) -> dict[int, str]:
-    """The tokens that no user may write.
-
-    Returns:
-        {id: text} of special and added tokens, without <unk> and runs of spaces.
-    """
-    size, found = _control.get(tokenizer, (None, None))
-    if size != len(tokenizer):
-        found = {
-            i: token.content
-            for i, token in tokenizer.added_tokens_decoder.items()
-            if token.special or token.content.strip()
-        }
-        found |= {i: tokenizer.convert_ids_to_tokens(i) for i in tokenizer.all_special_ids}
-        found.pop(tokenizer.unk_token_id, None)
-        _control[tokenizer] = (len(tokenizer), found)
-    return found
-
-
-def plain(tokenizer, text: str) -> list[int]:
-    """Ids of a text that somebody else wrote; never a control token."""
-    if not text:
-        return []
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    control = control_tokens(tokenizer)
-    forged = next((control[i] for i in ids if i in control), None)
-    if forged is None:
-        return ids
-    if len(text) == 1:
-        return [i for i in ids if i not in control]
-    at = text.find(forged)
-    cut = at + max(1, len(forged) // 2)
-    if at < 0 or cut >= len(text):
-        cut = len(text) // 2
-    return plain(tokenizer, text[:cut]) + plain(tokenizer, text[cut:])
-
-
-# %% ../../nbs/workshop/02_template.ipynb #chat
-_HOLE = re.compile("\ue000(\\d+)\ue001")
-
-
-def _render_chat(template: Template, tokenizer, roles: list[str]) -> tuple[str, str]:
-    """(prompt, text after the answer) of a conversation whose texts are numbered holes."""
-
-    def render(turns, **options):
-        return tokenizer.apply_chat_template(
-            turns, chat_template=template.chat, tokenize=False, **options
-        )
-
-    holes = [f"\ue000{i}\ue001" for i in range(len(roles) + 1)]
-    turns = [{"role": role, "content": hole} for role, hole in zip(roles, holes)]
-    answer = {"role": "assistant", "content": holes[-1]}
-    try:
-        prompt = render(turns, add_generation_prompt=True)
-        whole = render([*turns, answer])
-    except Exception as error:  # whatever a template raises is about the row it cannot write
-        raise InputError(
-            "template chat: the model's template refuses this conversation "
-            f"({str(error).splitlines()[0]}); use alpaca"
-        ) from None
-    return prompt, whole.split(holes[-1])[-1]
-
-
-def _chat_pieces(
-    template: Template, tokenizer, ex: Example
-) -> tuple[list[tuple[str, str]], str, str]:
-    """As `pieces`, for a template written in Jinja."""
-    system = [("system", ex.system)] if ex.system else []
-    earlier = [(turn.role, turn.content) for turn in ex.history]
-    texts = [*system, *earlier, ("user", ex.instruction)]
-    prompt, tail = _render_chat(template, tokenizer, [role for role, _ in texts])
-    parts = []
-    for i, part in enumerate(_HOLE.split(prompt)):
-        if i % 2 == 0:
-            parts.append(("template", part))
-            continue
-        parts.append(("user", texts[int(part)][1]))
-        if int(part) == len(texts) - 1 and ex.input:
-            parts += [("user", "\n\n"), ("input", ex.input)]
-    return parts, "", tail
-
-
 # %% ../../nbs/workshop/02_template.ipynb #pieces
-def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str, str]:
-    """The segments of a row's prompt, and what stands around its answer.
-
-    Returns:
-        [(who, text)] of the prompt, where who is 'template', 'user' or 'input'; the space before
-        the answer; the template's text after it.
+def write(template: Template, tokenizer, ex: Example) -> Written:
+    """A row as the template writes it, part by part.
 
     Raises:
-        InputError: the template has no place for the row's system text or turns.
+        InputError: the template has no place for the row's system text, turns or tools.
     """
     if template.chat:
-        return _chat_pieces(template, tokenizer, ex)
-    if ex.system or ex.history:
-        what = "a system text" if ex.system else "several turns"
+        return write_chat(template.chat, tokenizer, ex)
+    if ex.system or ex.history or ex.tools:
+        what = "a system text" if ex.system else "several turns" if ex.history else "tools"
         raise InputError(
             f"template {template.name}: it has no place for {what}; use --template chat"
         )
@@ -243,12 +158,38 @@ def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, 
     for part in FIELD.split(form):
         if part in fields:
             who, text = fields[part]
-            parts.append((who, lead + text))
+            parts.append(Part(who, lead + text))
             lead = ""
         else:
             lead = " " if part.endswith(" ") else ""
-            parts.append(("template", part.removesuffix(" ")))
-    return parts, lead, ""
+            parts.append(Part("template", part.removesuffix(" ")))
+    parts.append(Part("answer", lead + ex.output, supervised=True, is_last=True))
+    return Written(parts, "", is_closed=False, is_whole=True)
+
+
+def pieces(template: Template, tokenizer, ex: Example) -> tuple[list[tuple[str, str]], str, str]:
+    """The segments of a row's prompt, and what stands around its answer.
+
+    Returns:
+        [(who, text)] of the prompt, where who is 'template', 'user' or 'input'; what stands
+        before the answer's own text, such as a space; the template's text after it.
+
+    Raises:
+        InputError: as `write`.
+    """
+    known = ("template", "input")
+    written = write(template, tokenizer, replace(ex, output="", tool_calls=""))
+    segments = [
+        (part.who if part.who in known else "user", part.text)
+        for part in written.parts
+        if not part.is_last
+    ]
+    lead = ""
+    for part in written.parts:
+        if part.is_last and part.who == "answer":
+            return segments, lead + part.text, written.tail
+        lead += part.text if part.is_last else ""
+    return segments, lead, written.tail
 
 
 # %% ../../nbs/workshop/02_template.ipynb #encode
@@ -262,28 +203,59 @@ def end_id(template: Template, tokenizer, tail: str = "") -> int:
     return tokenizer.eos_token_id
 
 
-def _coded(template: Template, tokenizer, ex: Example) -> list[tuple[str, list[int]]]:
-    """(who, ids) of the prompt's segments, after the token that begins every text, if any."""
-    coded = []
-    for who, text in pieces(template, tokenizer, ex)[0]:
-        if who == "template":
-            coded.append((who, tokenizer(text, add_special_tokens=False).input_ids))
-        else:
-            coded.append((who, plain(tokenizer, text)))
-    bos = [tokenizer.bos_token_id]
-    wants_bos = bos != [None] and tokenizer("a").input_ids[:1] == bos
-    if wants_bos and coded[0][1][:1] != bos:
-        coded.insert(0, ("template", bos))
-    return coded
+class _Coder:
+    """Token ids of texts for one tokenizer: the template's texts are few, and kept."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.size = len(tokenizer)
+        self.kept: dict[str, list[int]] = {}
+        bos = [tokenizer.bos_token_id]
+        self.bos = bos if bos != [None] and tokenizer("a").input_ids[:1] == bos else []
+
+    def written(self, text: str) -> list[int]:
+        """Ids of a text of the template, in which special tokens are meant."""
+        if text not in self.kept:
+            if len(self.kept) > 4096:
+                self.kept.clear()
+            self.kept[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.kept[text]
+
+    def code(self, rows: list[list[Part]]) -> list[list[tuple[Part, list[int]]]]:
+        """(part, ids) of each row's parts, after the token that begins every text, if any."""
+        foreign = [part.text for row in rows for part in row if part.who != "template"]
+        ids = iter(plain_all(self.tokenizer, foreign))
+        coded = []
+        for row in rows:
+            made = [
+                (part, self.written(part.text) if part.who == "template" else next(ids))
+                for part in row
+            ]
+            if self.bos and made[0][1][:1] != self.bos:
+                made.insert(0, (Part("template", ""), self.bos))
+            coded.append(made)
+        return coded
 
 
-def _excess(coded: list[tuple[str, list[int]]], room: int) -> int:
+_coders: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def _coder(tokenizer) -> _Coder:
+    """The coder of a tokenizer, made anew when its vocabulary has grown."""
+    coder = _coders.get(tokenizer)
+    if coder is None or coder.size != len(tokenizer):
+        coder = _coders[tokenizer] = _Coder(tokenizer)
+    return coder
+
+
+# %% ../../nbs/workshop/02_template.ipynb #encode-join
+def _excess(coded, room: int) -> int:
     """Tokens that do not fit into `room` even without the input; negative where some are free."""
-    return sum(len(ids) for who, ids in coded if who != "input") - room
+    return sum(len(ids) for part, ids in coded if part.who != "input") - room
 
 
-def _join(coded: list[tuple[str, list[int]]], room: int) -> tuple[list[int], int]:
-    """(ids, input tokens cut off) of the prompt in at most `room` tokens; InputError."""
+def _join(coded, room: int) -> Encoded:
+    """Parts as one row of at most `room` tokens; InputError where cutting the input is no help."""
     over = _excess(coded, room)
     if over > 0:
         raise InputError(
@@ -292,9 +264,58 @@ def _join(coded: list[tuple[str, list[int]]], room: int) -> tuple[list[int], int
         )
     dropped = max(0, sum(len(ids) for _, ids in coded) - room)
     joined = []
-    for who, ids in coded:
-        joined += ids[: len(ids) - dropped] if who == "input" else ids
-    return joined, dropped
+    labels = []
+    for part, ids in coded:
+        kept = ids[: len(ids) - dropped] if part.who == "input" else ids
+        joined += kept
+        labels += kept if part.supervised else [IGNORE_INDEX] * len(kept)
+    return Encoded(joined, labels, dropped)
+
+
+def _assemble(coded, end: list[int], max_length: int, truncate_response: bool) -> Encoded:
+    """A row from its coded parts; `end` closes an answer that the template does not close."""
+    asked = [item for item in coded if not item[0].is_last]
+    answer = [i for part, ids in coded if part.is_last for i in ids] + end
+    room = max_length - len(answer)
+    over = _excess(asked, room)
+    if over <= 0:
+        before = _join(asked, room)
+    else:
+        before = _join(asked, max_length - 1)
+        if not truncate_response:
+            raise InputError(
+                f"its instruction and output take {over:,} tokens more than fit; raise "
+                "--max-length, shorten the row, or let --truncate-response cut its output"
+            )
+        answer = answer[: max_length - len(before.ids)]
+    return Encoded(before.ids + answer, before.labels + answer, before.dropped)
+
+
+def encode_written(
+    tokenizer,
+    rows: Sequence[Written],
+    *,
+    max_length: int = 1024,
+    truncate_response: bool = False,
+) -> list[Encoded | InputError]:
+    """Written rows as ids and labels, tokenized together: much faster than one by one.
+
+    Args:
+        rows: as `write` gives them; some hundreds at a time are enough.
+        max_length, truncate_response: as in `encode`.
+
+    Returns:
+        One entry per row; the InputError that says why where a row cannot fit.
+    """
+    made = []
+    coded = _coder(tokenizer).code([row.parts for row in rows])
+    for row, parts in zip(rows, coded):
+        end = [] if row.is_closed else [tokenizer.eos_token_id]
+        try:
+            made.append(_assemble(parts, end, max_length, truncate_response))
+        except InputError as error:
+            made.append(error)
+    return made
 
 
 def encode(
@@ -305,7 +326,10 @@ def encode(
     max_length: int = 1024,
     truncate_response: bool = False,
 ) -> Encoded:
-    """One row as ids and labels (Eq. 2.1): the response and its end token are supervised.
+    """One row as ids and labels (Eq. 2.1): its answers and their end tokens are supervised.
+
+    Answers in the history are supervised too, where `Turn.supervised` says so and the template
+    writes them as it asks for them; `conversation.training_rows` splits a row where it does not.
 
     Args:
         max_length: tokens; too long a row loses the end of its input.
@@ -314,23 +338,13 @@ def encode(
     Raises:
         InputError: the instruction cannot fit, or the output and `truncate_response` is off.
     """
-    _, lead, tail = pieces(template, tokenizer, ex)
-    response = plain(tokenizer, lead + ex.output)
-    coded = _coded(template, tokenizer, ex)
-    room = max_length - len(response) - 1
-    over = _excess(coded, room)
-    if over <= 0:
-        ids, dropped = _join(coded, room)
-        response = [*response, end_id(template, tokenizer, tail)]
-    else:
-        ids, dropped = _join(coded, max_length - 1)
-        if not truncate_response:
-            raise InputError(
-                f"its instruction and output take {over:,} tokens more than fit; raise "
-                "--max-length, shorten the row, or let --truncate-response cut its output"
-            )
-        response = response[: max_length - len(ids)]
-    return Encoded(ids + response, [IGNORE_INDEX] * len(ids) + response, dropped)
+    written = write(template, tokenizer, ex)
+    (row,) = encode_written(
+        tokenizer, [written], max_length=max_length, truncate_response=truncate_response
+    )
+    if isinstance(row, InputError):
+        raise row
+    return row
 
 
 def prompt(
@@ -347,8 +361,10 @@ def prompt(
     Raises:
         InputError: the instruction does not fit into `max_length` tokens.
     """
-    ids, _ = _join(_coded(template, tokenizer, ex), max_length or 1 << 60)
-    return ids
+    written = write(template, tokenizer, ex)
+    asked = [part for part in written.parts if not part.is_last]
+    (coded,) = _coder(tokenizer).code([asked])
+    return _join(coded, max_length or 1 << 60).ids
 
 
 # %% ../../nbs/workshop/02_template.ipynb #prepare

@@ -5,7 +5,8 @@ __all__ = ["MARGIN", "LINE", "HEADING", "token_text", "show"]
 
 # %% ../../nbs/workshop/02_xray.ipynb #xray-imports
 from ..common.plots import chinese_plots
-from .template import IGNORE_INDEX, Encoded, control_tokens
+from .template import IGNORE_INDEX, Encoded
+from .user_text import control_tokens
 
 
 # %% ../../nbs/workshop/02_xray.ipynb #xray-token-text

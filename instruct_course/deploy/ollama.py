@@ -24,6 +24,7 @@ from ..common.files import ASSETS
 from ..data import template as templates
 from ..data.example import Example
 from ..data.template import Template
+from ..data.user_text import control_tokens
 from .gguf_tokenizer import adds_bos
 from .merge import MergeInputs
 
@@ -202,7 +203,7 @@ def modelfile(inputs: MergeInputs, go: str, context: int) -> str:
     Returns:
         The text of the file.
     """
-    control = templates.control_tokens(inputs.tokenizer)
+    control = control_tokens(inputs.tokenizer)
     stops = [
         f'PARAMETER stop "{control[i]}"'
         for i in templates.stop_ids(inputs.template, inputs.tokenizer)

@@ -12,6 +12,7 @@ from .. import generate
 from ..common.errors import InputError
 from ..data import template as templates
 from ..data.example import Example
+from ..data.user_text import plain
 from ..train import loop
 
 # isort: split
@@ -277,7 +278,7 @@ def best_prompt(
     scores = {}
     for name in ("plain", "few-shot"):
         # of a prompt that is too long the beginning is cut off, which is the first examples
-        prompts = [templates.plain(tokenizer, texts[name])[-room:] for texts in asked]
+        prompts = [plain(tokenizer, texts[name])[-room:] for texts in asked]
         completions = generate.complete(
             model,
             tokenizer,

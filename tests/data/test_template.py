@@ -19,6 +19,7 @@ from instruct_course.common.files import ASSETS
 from instruct_course.common.text import HAN
 from instruct_course.data import template as template_
 from instruct_course.data.example import Example, Turn
+from instruct_course.data.user_text import control_tokens, plain
 
 CORPUS = [
     "the cat sat on the mat and said hello",
@@ -159,7 +160,7 @@ def test_the_mask_cannot_be_fooled(request, name, form, c, x, y):
     e = template_.encode(template, tok, Example(c, x, y))
     lead = template_.pieces(template, tok, Example(c, x))[1]
     response, prompt = (
-        template_.plain(tok, lead + y),
+        plain(tok, lead + y),
         template_.prompt(template, tok, Example(c, x)),
     )
     assert [i for i in e.labels if i != template_.IGNORE_INDEX] == response + [
@@ -168,7 +169,7 @@ def test_the_mask_cannot_be_fooled(request, name, form, c, x, y):
     assert e.ids[: len(prompt)] == prompt and e.labels[: len(prompt)] == [
         template_.IGNORE_INDEX
     ] * len(prompt)
-    control = template_.control_tokens(tok)
+    control = control_tokens(tok)
     quiet = template_.encode(
         template, tok, Example("中" if re.search(f"[{HAN}]", c) else "a", "b" if x else "", "c")
     )
@@ -185,7 +186,7 @@ def test_the_mask_cannot_be_fooled(request, name, form, c, x, y):
 def test_plain_text_survives_byte_level(text):
     for name in ("nano", "byte-level"):
         tok = tokenizer(name)
-        assert tok.decode(template_.plain(tok, text), clean_up_tokenization_spaces=False) == text
+        assert tok.decode(plain(tok, text), clean_up_tokenization_spaces=False) == text
 
 
 @settings(max_examples=60, deadline=None)
@@ -198,7 +199,8 @@ def test_chat_keeps_the_user_out_of_the_template(c, x, y, system, earlier):
     )
     e = template_.encode(template, tok, ex, max_length=5000)
     end = tok.convert_tokens_to_ids("<|im_end|>")
-    assert [i for i in e.labels if i != template_.IGNORE_INDEX] == template_.plain(tok, y) + [end]
+    said = [plain(tok, text.strip()) + [end] for text in (earlier, y)]  # the template trims
+    assert [i for i in e.labels if i != template_.IGNORE_INDEX] == said[0] + said[1]
     assert template_.prompt(template, tok, ex) == e.ids[: len(template_.prompt(template, tok, ex))]
     assert e.ids.count(tok.convert_tokens_to_ids("<|im_start|>")) == (
         5 if system else 4
@@ -231,7 +233,7 @@ def test_smollm2_chat(smollm2_folder):
 @given(x=FILLED, y=FILLED, room=st.integers(16, 60))
 def test_too_long_a_row_loses_input_only(x, y, room):
     tok, template = tokenizer("nano"), template_.named("article")
-    response = template_.plain(tok, " " + y) + [tok.eos_token_id]
+    response = plain(tok, " " + y) + [tok.eos_token_id]
     fits = len(template_.prompt(template, tok, Example("Do it."))) + len(response) <= room
     if not fits:
         with pytest.raises(InputError, match="max-length"):

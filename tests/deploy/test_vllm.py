@@ -136,7 +136,7 @@ def unused():
 
 def test_only_what_is_needed_is_copied(monkeypatch):
     monkeypatch.setattr(vllm.inspect, "getsource", lambda module: MODULE)
-    source = copied_source(ModuleType("m"), ["make"], ["LIMIT"])
+    source = copied_source([ModuleType("m")], ["make"], ["LIMIT"])
     names = {"given": 2, "LIMIT": 4}
     exec(source, names)
     assert names["make"]() == names["Box"](2)

@@ -28,17 +28,6 @@ class InputError(ValueError):
     """A row that the template cannot write."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A question; output and context stay empty."""
-
-    instruction: str
-    input: str = ""
-    output: str = ""
-    system: str = ""
-    context: tuple = ()
-
-
 # FUNCTIONS
 def ready():
     """The template and the tokenizer that lie beside this script."""

@@ -17,6 +17,7 @@ from ...common.errors import InputError
 from ...common.files import ASSETS
 from ...data import template as templates
 from ...data.example import Example
+from ...data.user_text import plain
 
 
 # %% ../../../nbs/workshop/12_chat.ipynb #xray
@@ -36,7 +37,7 @@ def _authors(template: templates.Template, tokenizer, ex: Example, length: int) 
         if name == "template":
             ids = tokenizer(text, add_special_tokens=False).input_ids
         else:
-            ids = templates.plain(tokenizer, text)
+            ids = plain(tokenizer, text)
         authors += ["instruction" if name == "user" else name] * len(ids)
     # a token that begins every text comes first
     return ["template"] * (length - len(authors)) + authors
