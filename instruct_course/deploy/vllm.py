@@ -25,7 +25,8 @@ def _defined(statement: ast.stmt) -> list[str]:
     if isinstance(statement, ast.Import):
         return [alias.asname or alias.name for alias in statement.names]
     if isinstance(statement, ast.ImportFrom):
-        standard = not statement.level and statement.module in sys.stdlib_module_names
+        package = (statement.module or "").partition(".")[0]
+        standard = not statement.level and package in sys.stdlib_module_names
         return [alias.asname or alias.name for alias in statement.names] if standard else []
     targets = getattr(statement, "targets", [getattr(statement, "target", None)])
     return [target.id for target in targets if isinstance(target, ast.Name)]
