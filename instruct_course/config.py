@@ -39,6 +39,7 @@ class TuneConfig:
         None,
         choices=("article", "article-text", "alpaca", "chat"),
     )
+    turns: str = option("answers of a conversation that are learnt", "all", choices=("all", "last"))
     out: str | None = option("the run directory to write; default: a new one under runs/", None)
     resume: bool = option(
         "go on with the unfinished run of --out (or the newest under runs/), bitwise as if "

@@ -12,7 +12,7 @@ import torch
 
 from .common.errors import InputError
 from .data.example import Example
-from .data.template import Template, pad_id, prompt
+from .data.template import Template, pad_id, prompt, without_opening
 from .data.template import stop_ids as template_stop_ids
 from .decoding import decode_batch, evaluation_mode, pad_left
 from .detokenizer import Detokenizer, detokenize
@@ -223,7 +223,7 @@ def answer(
     prompts = [prompt(template, tokenizer, ex, max_length=max_length) for ex in examples]
     stop_ids = template_stop_ids(template, tokenizer)
     done = complete(model, tokenizer, prompts, stop_ids=stop_ids, **options)
-    return [c.text.strip() for c in done]
+    return [without_opening(template, tokenizer, c.text).strip() for c in done]
 
 
 # %% ../nbs/workshop/09_generate.ipynb #stream-export

@@ -11,6 +11,7 @@ from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data import template as templates
+from instruct_course.data.encoded_rows import encode_rows
 from instruct_course.data.template import Template
 from instruct_course.defaults import choose_template, planned_shape
 from instruct_course.evaluate.answers import Answers, best_prompt, predict, subsample
@@ -98,51 +99,28 @@ def load(job: Job, rows: Rows) -> Student:
     embedding = base.model.get_input_embeddings().weight
     token_ids = templates.prepare(template, base.tokenizer, embedding)
     fit_vocabulary(base.model, base.tokenizer)
-    rows.encoded, rows.train = _encode(job, rows.train, rows.source, base, template)
-    if "held out" in rows.held:
-        _, rows.held["held out"] = _encode(job, rows.held["held out"], rows.source, base, template)
+    _encode(job, rows, base, template)
     return Student(base, template, token_ids, base.model)
 
 
-def _encode(job: Job, rows, source: str, base: Base, template: Template):
-    """(encoded rows, the data set of those rows) without the rows whose output cannot fit.
-
-    Raises:
-        InputError: there is such a row and no --skip-bad, or no row fits.
-    """
+def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:
+    """Fill `rows.encoded`, and leave out the rows that do not fit. Raises InputError."""
     config = job.config
-    encoded, kept, bad = [], [], []
-    for i, row in enumerate(rows):
-        example = dataset.example(row)
-        try:
-            made = templates.encode(
-                template,
-                base.tokenizer,
-                example,
-                max_length=config.max_length,
-                truncate_response=config.truncate_response,
-            )
-        except InputError as error:
-            content = {name: row[name] for name in ("instruction", "input", "output")}
-            bad.append({"row": row["row"], "reason": str(error), "content": content})
-        else:
-            encoded.append(made)
-            kept.append(i)
-    if not bad:
-        return encoded, rows
-    if not config.skip_bad:
-        raise InputError(
-            f"{source}, row {bad[0]['row']}: {bad[0]['reason']} ({len(bad):,} of {len(rows):,} "
-            "rows do not fit; --skip-bad goes on without them)"
-        )
-    if not encoded:
-        raise InputError(
-            f"{source}: no row fits into {config.max_length} tokens; raise --max-length"
-        )
-    if job.is_first:
+    train = encode_rows(rows.train, template, base.tokenizer, config)
+    train.check(rows.source, config)
+    rows.encoded = train.encoded
+    rows.train = rows.train.select(train.kept)
+    bad = train.bad
+    if "held out" in rows.held:
+        held = encode_rows(rows.held["held out"], template, base.tokenizer, config, judged=True)
+        held.check(rows.source, config)
+        rows.held["held out"] = rows.held["held out"].select(held.kept)
+        bad = bad + held.bad + held.too_long
+    for line in train.lines(config):
+        job.progress.say(line)
+    if bad and job.is_first:
         with (job.folder / "rejects.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
-    return encoded, rows.select(kept)
 
 
 def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) -> Answers:

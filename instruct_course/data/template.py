@@ -17,6 +17,7 @@ __all__ = [
     "prepare",
     "pad_id",
     "stop_ids",
+    "without_opening",
     "save",
     "read",
 ]
@@ -413,6 +414,12 @@ def stop_ids(template: Template, tokenizer) -> tuple[int, ...]:
     """The ids at which a response is over."""
     *_, tail = pieces(template, tokenizer, Example("c", output="y"))
     return tuple(dict.fromkeys([end_id(template, tokenizer, tail), tokenizer.eos_token_id]))
+
+
+def without_opening(template: Template, tokenizer, text: str) -> str:
+    """An answer without what the template itself writes before it, such as Qwen 3's empty reasoning."""
+    opening = pieces(template, tokenizer, Example("c", output="y"))[1].strip()
+    return text.lstrip().removeprefix(opening).lstrip() if opening else text
 
 
 def save(template: Template, path: Path) -> None:

@@ -5,7 +5,7 @@ __all__ = ["Answers", "subsample", "predict", "changes", "answer_end", "best_pro
 
 # %% ../../nbs/workshop/10_answers.ipynb #answers-imports
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 
 from .. import generate
@@ -138,6 +138,10 @@ def predict(
         batch_size=batch_size,
         progress=lambda n: tell(f"{what}: answers", n, len(asked)),
     )
+    completions = [
+        replace(made, text=templates.without_opening(template, tokenizer, made.text))
+        for made in completions
+    ]
     return Answers(asked, completions, list(rows), losses)
 
 

@@ -313,11 +313,12 @@ def base_prompts(ex, shots, end: str = "\n") -> dict[str, str]:
         end: what separates the examples, and so ends an answer.
 
     Returns:
-        {"plain": the bare words, "few-shot": the same after the examples}.
+        {"plain": the bare words, after those of earlier turns, "few-shot": the same after the examples}.
     """
+    before = "".join(f"{text}\n" for text in (ex.system, *(t.content for t in ex.history)) if text)
     return {
-        "plain": ex.instruction + (f"\n{ex.input}\n" if ex.input else "\n"),
-        "few-shot": end.join([_line(shot, True) for shot in shots] + [_line(ex, False)]),
+        "plain": before + ex.instruction + (f"\n{ex.input}\n" if ex.input else "\n"),
+        "few-shot": end.join([_line(shot, True) for shot in shots] + [before + _line(ex, False)]),
     }
 
 
