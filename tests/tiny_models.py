@@ -17,15 +17,19 @@ VOCAB = 60  # ids of the models of `tiny_llama`
 
 @st.composite
 def row_lists(draw, most=5):
-    """Rows with a common beginning of 0 to 6 ids, own tokens behind it, and at least one
-    supervised token at the end of most of them.
+    """Rows with a common beginning of 0 to 6 ids and own tokens behind it. Of most of them the
+    end is supervised; of some any tokens are, as in a conversation whose answers are all learnt.
     """
     begin, out = draw(st.lists(st.integers(0, V - 1), max_size=6)), []
     for _ in range(draw(st.integers(1, most))):
         own = draw(st.lists(st.integers(0, V - 1), min_size=1, max_size=7))
         ids = begin + own
         learnt = draw(st.integers(0, len(ids) - 1)) if len(ids) > 1 else 0
-        out.append(Encoded(ids, [-100] * (len(ids) - learnt) + ids[len(ids) - learnt :]))
+        labels = [-100] * (len(ids) - learnt) + ids[len(ids) - learnt :]
+        if draw(st.integers(0, 2)) == 0:
+            mask = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
+            labels = [i if m else -100 for i, m in zip(ids, mask)]
+        out.append(Encoded(ids, labels))
     return out
 
 
