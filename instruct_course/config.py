@@ -37,7 +37,7 @@ class TuneConfig:
         "the prompt template; default: article where the tokenizer has its tokens, "
         "chat for an instruct model, else alpaca",
         None,
-        choices=("article", "article-text", "alpaca", "chat"),
+        choices=("article", "article-text", "alpaca", "verbatim", "chat"),
     )
     turns: str = option("answers of a conversation that are learnt", "all", choices=("all", "last"))
     out: str | None = option("the run directory to write; default: a new one under runs/", None)

@@ -62,6 +62,8 @@ def _messages(ex: Example, *, thinks: bool) -> tuple[tuple[Turn, ...], list[_Tex
     asked = _hole(ex.instruction, "user", texts)
     if ex.input:
         asked += "\n\n" + _hole(ex.input, "input", texts)
+    if asked or not ex.history or ex.history[-1].role != "tool":
+        messages.append(Turn("user", asked))
     answer = _answer_holes(ex.output, texts, thinks=thinks)
     if not ex.output:
         answer = f"\ue000{len(texts)}\ue001"
@@ -69,23 +71,31 @@ def _messages(ex: Example, *, thinks: bool) -> tuple[tuple[Turn, ...], list[_Tex
     if ex.tool_calls and ex.output == ex.tool_calls:  # it says nothing besides its calls
         answer = ""
         texts.pop()
-    messages.append(Turn(ex.asked_by, asked))
     messages.append(Turn("assistant", answer, tool_calls=ex.tool_calls))
     return tuple(messages), texts
 
 
 # %% ../../nbs/workshop/02_chat.ipynb #chat-render
+def _as_function(item: dict) -> dict:
+    """A tool or a tool call as templates expect it, its arguments as an object."""
+    function = dict(item.get("function") or item)
+    if isinstance(function.get("arguments"), str):
+        function["arguments"] = json.loads(function["arguments"] or "{}")
+    extra = {"id": item["id"]} if "function" in item and item.get("id") else {}
+    return {"type": "function", **extra, "function": function}
+
+
 def _as_dict(message: Turn) -> dict:
     """A message as templates expect it."""
     made = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        made["tool_calls"] = json.loads(message.tool_calls)
+        made["tool_calls"] = [_as_function(call) for call in json.loads(message.tool_calls)]
     return made
 
 
 def _renderer(chat: str, tokenizer, tools: str) -> Callable[[tuple[Turn, ...], bool], str]:
     """A function that writes messages, with a generation prompt behind them or without."""
-    given = json.loads(tools) if tools else None
+    given = [_as_function(tool) for tool in json.loads(tools)] if tools else None
 
     def render(messages: tuple[Turn, ...], ask: bool) -> str:
         try:

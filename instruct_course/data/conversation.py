@@ -15,15 +15,15 @@ from .template import Encoded, Template, encode, encode_written, write
 def _ending_in(ex: Example, k: int) -> Example:
     """The row that ends in answer `k` of the history; what is before it is not learnt."""
     said = ex.history[k]
-    *history, asked = (replace(turn, supervised=False) for turn in ex.history[:k])
+    before = tuple(replace(turn, supervised=False) for turn in ex.history[:k])
+    by_user = before[-1].role == "user"
     return replace(
         ex,
-        instruction=asked.content,
-        asked_by=asked.role,
+        instruction=before[-1].content if by_user else "",
         input="",
         output=said.content or said.tool_calls,
         tool_calls=said.tool_calls,
-        history=tuple(history),
+        history=before[:-1] if by_user else before,
     )
 
 
@@ -60,7 +60,8 @@ def _shorter(ex: Example) -> Example | None:
     for k in range(len(ex.history) - 1, 0, -1):
         turn = ex.history[k]
         if turn.role == "assistant" and turn.supervised:
-            return replace(_ending_in(ex, k), history=ex.history[: k - 1])
+            shorter = _ending_in(ex, k)
+            return replace(shorter, history=ex.history[: len(shorter.history)])
     return None
 
 

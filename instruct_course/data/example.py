@@ -29,13 +29,12 @@ class Example:
     """One row: an instruction c, an input x and an output y.
 
     Attributes:
-        instruction: what to do (指令).
+        instruction: what to do (指令); empty only where the history ends with a tool's result.
         input: what to do it to (输入); may be empty.
         output: a good answer (输出); empty only where it is asked for.
         system, history: a text before the conversation; its earlier turns.
         task, lang, wording, split: known for the built-in rows only.
         tools, tool_calls: tools that may be called, and those that the output calls, as JSON lists.
-        asked_by: the role of the instruction: user, or tool where a tool's result is answered.
     """
 
     instruction: str
@@ -49,4 +48,3 @@ class Example:
     split: str = ""
     tools: str = ""
     tool_calls: str = ""
-    asked_by: str = "user"

@@ -107,6 +107,7 @@ TEMPLATES = {
         ),
         _ALPACA.format(more="", input=""),
     ),
+    "verbatim": Template("verbatim", "{instruction}{input}", "{instruction}"),
 }
 
 

@@ -172,7 +172,8 @@ def test_tool_calls_are_learnt_and_results_are_not():
     tok = styled("chatml-tools")
     template = named("chat", tok)
     history = (Turn("user", "Is it warm?"), Turn("assistant", "", tool_calls=CALL))
-    ex = Example("12 degrees", output="No.", history=history, tools=TOOLS, asked_by="tool")
+    history += (Turn("tool", "12 degrees"),)
+    ex = Example("", output="No.", history=history, tools=TOOLS)
     ((row,),) = encode_all(template, tok, [ex])
     learnt = tok.decode([i for i in row.labels if i != IGNORE_INDEX])
     assert learnt.count("<|im_end|>") == 2 and '"name": "weather"' in learnt
@@ -200,8 +201,8 @@ def test_a_last_answer_may_be_a_tool_call():
 
 
 def test_what_a_template_cannot_write_is_refused_by_turn():
-    history = (Turn("user", "a"), Turn("assistant", "", tool_calls=CALL))
-    ex = Example("12", output="No.", history=history, asked_by="tool")
+    history = (Turn("user", "a"), Turn("assistant", "", tool_calls=CALL), Turn("tool", "12"))
+    ex = Example("", output="No.", history=history)
     with pytest.raises(InputError, match="leaves out the call of weather in turn 2"):
         encode(named("chat", styled("chatml")), styled("chatml"), ex)
     with pytest.raises(InputError, match="does not write tools, such as weather"):
