@@ -104,7 +104,8 @@ def _refusal(sample: bytes, ranked: list[str]) -> str:
     """The sentence for a sample of no certain encoding, with its first words in the likeliest."""
     words = {}
     for codec in ranked:
-        found = re.findall(r"[^\x00-\x7f]+", decoded(sample, codec) or "" if codec else "")
+        text = decoded(sample, codec) if codec else None
+        found = re.findall(r"[A-Za-z]*[^\x00-\x7f]+[A-Za-z]*", text or "")
         word = " ".join(found[:2])[:12]
         if codec in _SHOWN and word.isprintable() and word:
             words[_SHOWN[codec]] = word
@@ -112,8 +113,9 @@ def _refusal(sample: bytes, ranked: list[str]) -> str:
         return "it is not UTF-8 nor text in another known encoding; save the file as UTF-8"
     shown = ", ".join(f"'{word}' in {name}" for name, word in list(words.items())[:4])
     others = [name for name in words if name != "utf-8"] or ["gbk"]
+    doubt = "" if "utf-8" in words else "it is not UTF-8, and "
     return (
-        f"its encoding is not certain (its first words beyond ASCII read {shown}); "
+        f"{doubt}its encoding is not certain (its first words beyond ASCII read {shown}); "
         f"name the right one, such as --encoding {others[0]}, or save the file as UTF-8"
     )
 
@@ -166,6 +168,32 @@ def codec_of(name: str) -> str:
 def print_line(line: str) -> None:
     """Say one line on the standard error stream."""
     print(line, file=sys.stderr)
+
+
+def encoding_of(
+    path: Path, *, encoding: str | None = None, say: Callable[[str], None] = print_line
+) -> str:
+    """The codec that reads a text file.
+
+    Args:
+        path: the file, which may be compressed.
+        encoding: what the user says that it is; found from the bytes where it is None.
+        say: called with one line when the encoding was found and is not UTF-8.
+
+    Returns:
+        The name of a codec that skips a mark at the beginning.
+
+    Raises:
+        ValueError: no encoding is certain, or there is none of that name.
+        OSError: it cannot be read.
+    """
+    if encoding:
+        return codec_of(encoding)
+    with open_bytes(path) as file:
+        codec = detect(_sample(file))
+    if codec in NAMES:
+        say(f"{path}: read as {NAMES[codec]}; --encoding names another encoding")
+    return "utf-8-sig" if codec == "utf-8" else codec
 
 
 def encoding_of(
