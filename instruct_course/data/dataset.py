@@ -162,7 +162,7 @@ def load(
     parsed = parse_sources(sources)
     folder = Path(tempfile.mkdtemp(prefix="instruct_course-"))
     try:
-        raw = raw_rows(parsed, encoding, say or print_line)
+        raw = raw_rows(parsed, encoding=encoding, say=say or print_line)
         with _rejects(rejects if skip_bad else None) as bad:
             good = _good_rows(raw, (reader or formats).parse, bad, limit)
             stored = _store(good, folder / "rows.arrow")

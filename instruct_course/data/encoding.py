@@ -196,32 +196,6 @@ def encoding_of(
     return "utf-8-sig" if codec == "utf-8" else codec
 
 
-def encoding_of(
-    path: Path, *, encoding: str | None = None, say: Callable[[str], None] = print_line
-) -> str:
-    """The codec that reads a text file.
-
-    Args:
-        path: the file, which may be compressed.
-        encoding: what the user says that it is; found from the bytes where it is None.
-        say: called with one line when the encoding was found and is not UTF-8.
-
-    Returns:
-        The name of a codec that skips a mark at the beginning.
-
-    Raises:
-        ValueError: no encoding is certain, or there is none of that name.
-        OSError: it cannot be read.
-    """
-    if encoding:
-        return codec_of(encoding)
-    with open_bytes(path) as file:
-        codec = detect(_sample(file))
-    if codec in NAMES:
-        say(f"{path}: read as {NAMES[codec]}; --encoding names another encoding")
-    return "utf-8-sig" if codec == "utf-8" else codec
-
-
 def open_text(path: Path, codec: str, *, newline: str | None = None) -> TextIO:
     """Open a text file, which may be compressed, with line ends read as `open` does."""
     return io.TextIOWrapper(open_bytes(path), encoding=codec, newline=newline)
