@@ -33,6 +33,8 @@ dependencies = {requirements}
 [project.optional-dependencies]
 eval = {eval_requirements}
 serve = {serve_requirements}
+xlsx = {xlsx_requirements}
+modelscope = {modelscope_requirements}
 course = {course_requirements}
 dev = {dev_requirements}
 
@@ -73,7 +75,7 @@ filterwarnings = ["ignore::DeprecationWarning"]
 """
 
 
-EXTRAS = ("eval", "serve", "course", "dev")
+EXTRAS = ("eval", "serve", "xlsx", "modelscope", "course", "dev")
 
 
 def values(settings: dict[str, str]) -> dict[str, str]:

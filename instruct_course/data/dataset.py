@@ -9,19 +9,18 @@ __all__ = [
     "builtin",
     "example",
     "split",
+    "weighted",
     "fingerprint",
     "save",
 ]
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-imports
-import csv
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
@@ -29,9 +28,12 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.files import ASSETS, write_file, write_lines
+from . import formats
+from .encoding import print_line
 from .example import Example, Turn
-from .files import SUFFIXES, read_rows
-from .formats import EXTRAS, parse
+from .files import kind_of
+from .formats import EXTRAS
+from .source import RawRow, Source, parse_source, parse_sources, raw_rows
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-schema
 COLUMNS = ("instruction", "input", "output", *EXTRAS)
@@ -45,14 +47,16 @@ def _schema():
     text = pa.string()
     turn = [("role", text), ("content", text), ("supervised", pa.bool_()), ("tool_calls", text)]
     texts = [(column, text) for column in (*COLUMNS, *TOOLS)]
-    return pa.schema([*texts, ("history", pa.list_(pa.struct(turn))), ("row", pa.int64())])
+    origin = [("row", pa.int64()), ("file", text), ("source", pa.int64())]
+    return pa.schema([*texts, ("history", pa.list_(pa.struct(turn))), *origin])
 
 
-def _columns(number: int, row) -> dict:
+def _columns(row: RawRow, parse: Callable) -> dict:
     """A raw row as the columns of the schema; ValueError when it is bad."""
-    if isinstance(row, ValueError):
-        raise row
-    return asdict(parse(row)) | {"row": number}
+    if isinstance(row.content, ValueError):
+        raise row.content
+    origin = {"row": row.number, "file": row.file, "source": row.source}
+    return asdict(parse(row.content)) | origin
 
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-rejects
@@ -64,13 +68,14 @@ class _Rejects:
         self.count = 0
         self.first = ""
 
-    def add(self, number: int, row, error: ValueError) -> None:
-        """Row `number` is bad for the reason that `error` gives."""
+    def add(self, row: RawRow, error: ValueError) -> None:
+        """A row is bad for the reason that `error` gives."""
         self.count += 1
-        self.first = self.first or f"row {number}: {error}"
+        self.first = self.first or f"{row.file}, row {row.number}: {error}"
         if self.file:
-            content = None if isinstance(row, ValueError) else row
-            reject = {"row": number, "reason": str(error), "content": content}
+            content = None if isinstance(row.content, ValueError) else row.content
+            where = {"file": row.file, "row": row.number}
+            reject = where | {"reason": str(error), "content": content}
             self.file.write(json.dumps(reject, ensure_ascii=False, default=str) + "\n")
 
 
@@ -89,14 +94,16 @@ def _rejects(path: Path | None) -> Iterator[_Rejects]:
 
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-store
-def _good_rows(raw: Iterable, rejects: _Rejects, limit: int | None) -> Iterator[dict]:
+def _good_rows(
+    raw: Iterable[RawRow], parse: Callable, rejects: _Rejects, limit: int | None
+) -> Iterator[dict]:
     """The columns of the good rows, `limit` of them at most; the others go to `rejects`."""
     good = 0
-    for number, row in raw:
+    for row in raw:
         try:
-            columns = _columns(number, row)
+            columns = _columns(row, parse)
         except ValueError as error:
-            rejects.add(number, row, error)
+            rejects.add(row, error)
             continue
         yield columns
         good += 1
@@ -118,102 +125,69 @@ def _store(rows: Iterator[dict], file: Path) -> int:
     return stored
 
 
-# %% ../../nbs/workshop/01_dataset.ipynb #dataset-door
-def _check_source(source: str | Path) -> None:
-    """Refuse what can be neither a file of rows nor the name of a hub data set."""
-    path = Path(source)
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; name a file ending in {', '.join(SUFFIXES)}")
-    if path.exists() and path.suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: files ending in '{path.suffix}' are not read; "
-            f"use one of {', '.join(SUFFIXES)}"
-        )
-    name = str(source)
-    a_path = path.suffix in SUFFIXES or name.count("/") != 1 or name.startswith((".", "/", "~"))
-    if a_path and not path.exists():
-        raise InputError(f"{path}: there is no such file; check the path")
-
-
-def _hub_rows(name: str) -> Iterator[tuple[int, object]]:
-    """The rows of a hub data set's train split, streamed; InputError when it cannot be reached."""
-    import datasets
-
-    print(f"streaming the data set {name} from the Hugging Face hub", file=sys.stderr)
-    try:
-        yield from enumerate(datasets.load_dataset(name, split="train", streaming=True), 1)
-    except (OSError, ValueError, ConnectionError) as error:
-        raise InputError(
-            f"{name}: there is no such file here, and the hub does not give a data set of that "
-            f"name ({type(error).__name__}); check the spelling, the network or HF_ENDPOINT"
-        ) from None
-
-
-@contextmanager
-def _in_one_sentence(path: Path) -> Iterator[None]:
-    """What goes wrong while the file `path` is read becomes an InputError of one sentence."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, OSError, csv.Error) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        if isinstance(error, UnicodeDecodeError):
-            reason = f"byte {error.start:,} is not UTF-8; save the file as UTF-8"
-        elif path.suffix == ".parquet":
-            reason = "this is not a readable Parquet file; write it again"
-        raise InputError(f"{path}: {reason}") from None
-
-
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-load
 def load(
-    source: str | Path,
+    sources,
     *,
+    encoding: str | None = None,
+    reader=None,
     skip_bad: bool = False,
     rejects: Path | None = None,
     limit: int | None = None,
+    say: Callable[[str], None] | None = None,
 ):
     """Read and check rows, and keep the good ones on disk.
 
     Args:
-        source: a file (.json, .jsonl, .csv, .tsv, .parquet) or the name of a hub data set.
+        sources: one source or a list: a file, a folder or the name of a hub data set, each as
+            `parse_source` reads it, or a `Source`. Weights play no part here; see `weighted`.
+        encoding: of text files; found from their bytes where it is None.
+        reader: an object whose `parse` makes an `Example` of a raw row; `formats` where it is None.
         skip_bad: leave bad rows out instead of refusing the file.
         rejects: the file to which bad rows go with their reason, if any and with `skip_bad`.
-        limit: the good rows to stop after.
+        limit: the good rows to stop after, over all sources.
+        say: called with one line for each thing that the user should know; printed to the standard
+            error stream where it is None.
 
     Returns:
-        A `datasets.Dataset` with the columns of `Example` and `row`, the row's number in the source
-        (from 1). Its file is removed together with it.
+        A `datasets.Dataset` with the columns of `Example`; `row`, the row's number in its file
+        (from 1); `file`, that file's path or the data set's name; and `source`, the index of its
+        source in `sources`. Its file on disk is removed together with it.
 
     Raises:
         InputError: one sentence that names file, row and field; nothing stays behind.
     """
     import datasets
 
-    path = Path(source)
-    _check_source(source)
+    parsed = parse_sources(sources)
     folder = Path(tempfile.mkdtemp(prefix="instruct_course-"))
     try:
-        raw = read_rows(path) if path.exists() else _hub_rows(str(source))
-        with _in_one_sentence(path), _rejects(rejects if skip_bad else None) as bad:
-            stored = _store(_good_rows(raw, bad, limit), folder / "rows.arrow")
-        if bad.count and not skip_bad:
-            are = "is" if bad.count == 1 else "are"
-            raise InputError(
-                f"{path}, {bad.first} ({bad.count:,} of {stored + bad.count:,} rows {are} bad; "
-                "--skip-bad goes on without them)"
-            )
-        if not stored:
-            raise InputError(
-                f"{path}: no usable row was found; "
-                "it needs at least one with an instruction and an output"
-            )
+        raw = raw_rows(parsed, encoding=encoding, say=say or print_line)
+        with _rejects(rejects if skip_bad else None) as bad:
+            good = _good_rows(raw, (reader or formats).parse, bad, limit)
+            stored = _store(good, folder / "rows.arrow")
+        _check_counts(parsed, stored, bad, skip_bad)
         rows = datasets.Dataset.from_file(str(folder / "rows.arrow"))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     weakref.finalize(rows, shutil.rmtree, folder, ignore_errors=True)
     return rows
+
+
+def _check_counts(sources: list[Source], stored: int, bad: _Rejects, skip_bad: bool) -> None:
+    """Refuse bad rows that are not to be skipped, and sources without a good row."""
+    if bad.count and not skip_bad:
+        are = "is" if bad.count == 1 else "are"
+        raise InputError(
+            f"{bad.first} ({bad.count:,} of {stored + bad.count:,} rows {are} bad; "
+            "--skip-bad goes on without them)"
+        )
+    if not stored:
+        raise InputError(
+            f"{', '.join(source.name for source in sources)}: no usable row was found; "
+            "it needs at least one with an instruction and an output"
+        )
 
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-builtin
@@ -261,12 +235,12 @@ def _questions(rows) -> list[str]:
 
 
 def _share(holdout: str) -> float | None:
-    """The share to hold out; None where `holdout` names a file."""
+    """The share to hold out; None where `holdout` names a source."""
     try:
         share = float(holdout.removeprefix("last:"))
     except ValueError:
         if not holdout.startswith("last:") and (
-            Path(holdout).exists() or Path(holdout).suffix in SUFFIXES
+            Path(holdout).exists() or kind_of(Path(holdout)) or parse_source(holdout).hub
         ):
             return None
         raise InputError(
@@ -278,16 +252,17 @@ def _share(holdout: str) -> float | None:
     return share
 
 
-def split(rows, holdout: str, *, seed: int = 0):
+def split(rows, holdout: str, *, seed: int = 0, encoding: str | None = None, reader=None):
     """Split rows in two, so that no question stands on both sides.
 
     Args:
         rows: a data set as `load` gives it.
-        holdout: '0.1' at random, 'last:0.1' from the end, or a file of other rows.
+        holdout: '0.1' at random, 'last:0.1' from the end, or a source of other rows.
         seed: of the random draw.
+        encoding, reader: for a source, as in `load`.
 
     Returns:
-        (training rows, held-out rows), two data sets. A file's own rows are all held out.
+        (training rows, held-out rows), two data sets. The rows of a source are all held out.
 
     Raises:
         InputError: `holdout` is none of these, or leaves no row to train on.
@@ -298,7 +273,7 @@ def split(rows, holdout: str, *, seed: int = 0):
     share = _share(holdout)
     questions = _questions(rows)
     if share is None:
-        held = load(holdout)
+        held = load(holdout, encoding=encoding, reader=reader)
         asked = set(_questions(held))
     else:
         count = max(1, round(share * len(rows)))
@@ -314,6 +289,56 @@ def split(rows, holdout: str, *, seed: int = 0):
             f"--holdout {holdout}: no row is left to train on; hold out fewer or give more rows"
         )
     return rows.select(keep), held
+
+
+# %% ../../nbs/workshop/01_dataset.ipynb #dataset-weighted
+def _copies(indices, weight: float, random) -> list:
+    """Rows to train on from one source: all of them per whole unit of weight, then a random part."""
+    import numpy as np
+
+    whole = int(weight)
+    part = round((weight - whole) * len(indices))
+    if not whole and not part:
+        part = min(1, len(indices))
+    drawn = np.sort(random.choice(indices, part, replace=False))
+    return [indices] * whole + [drawn]
+
+
+def weighted(rows, sources: Sequence, *, seed: int = 0):
+    """Repeat or subsample the rows of each source by its weight.
+
+    Args:
+        rows: training rows as `split` gives them.
+        sources: the sources from which `load` took the rows, in the same order, or their weights.
+        seed: of the random draws.
+
+    Returns:
+        A data set: the rows in their order, then the second copies, and so on. Rows whose weights
+        are all 1 come back as they are. A source with rows keeps at least one of them.
+    """
+    import numpy as np
+
+    if isinstance(sources, (str, Path, Source)):
+        sources = [sources]
+    weights = [_weight_of(source) for source in sources]
+    if all(weight == 1 for weight in weights):
+        return rows
+    origin = np.asarray(rows["source"][:])
+    random = np.random.default_rng(seed)
+    passes = {}
+    for index, weight in enumerate(weights):
+        copies = _copies(np.flatnonzero(origin == index), weight, random)
+        for number, copy in enumerate(copies):
+            passes.setdefault(number, []).append(copy)
+    order = [np.sort(np.concatenate(copies)) for _, copies in sorted(passes.items())]
+    return rows.select(np.concatenate(order))
+
+
+def _weight_of(source) -> float:
+    """The weight of a source, which may be a number already."""
+    if isinstance(source, (int, float)):
+        return float(source)
+    return (source if isinstance(source, Source) else parse_source(source)).weight
 
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-fingerprint

@@ -18,13 +18,20 @@ def write(path, rows):
     """`rows` in the format that the suffix names."""
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    elif path.suffix == ".jsonl":
+    elif path.suffix in (".jsonl", ".ndjson"):
         path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     elif path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".xlsx":
+        import openpyxl
+
+        book = openpyxl.Workbook()
+        for cells in (list(rows[0]), *(list(row.values()) for row in rows)):
+            book.active.append(cells)
+        book.save(path)
     else:
         with path.open("w", encoding="utf-8-sig", newline="") as f:
             writer = csv.DictWriter(
@@ -113,7 +120,7 @@ def test_a_line_that_is_not_json_names_its_line(tmp_path):
     [
         ("x.json", b'[{"instruction": "a"', "cut off"),
         ("x.json", b"", "empty"),
-        ("x.json", b"{}", "start with"),
+        ("x.json", b"{}", "'instruction' is missing"),
         ("x.csv", b"", "no usable row"),
         ("x.jsonl", '{"prompt": "café", "completion": "b"}'.encode("latin-1"), "not UTF-8"),
         ("x.parquet", b"junk", "Parquet"),
