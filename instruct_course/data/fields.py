@@ -56,7 +56,11 @@ def column_key(name: str) -> str:
     return re.sub(r"[\s_\-\ufeff]+", "", plain)
 
 
-_KEYS = {field: tuple(column_key(name) for name in names) for field, names in NAMES.items()}
+_PLACES = {
+    column_key(name): (rank, field)
+    for field, names in NAMES.items()
+    for rank, name in enumerate(names)
+}
 
 # %% ../../nbs/workshop/01_fields.ipynb #fields-text
 MAX_CHARACTERS = 1_000_000  # of one field; a longer one is a broken file, not a row
@@ -176,6 +180,9 @@ class Row:
         values: the row as it stands in the file.
         chosen: {field: column} that the user has chosen; a column of "" is not to be read.
 
+    Raises:
+        ValueError: a column that the user has chosen is missing.
+
     Attributes:
         used: the columns that were read.
         notes: what was done to the row that its owner should know.
@@ -188,11 +195,20 @@ class Row:
         self.used: list[str] = []
         self.notes: list[str] = []
         self.unread: list[str] = []
-        self._columns: dict[str, list[str]] = {}
-        taken = {self._chosen_column(field) for field in self.chosen}
-        for name in values:
-            if name not in taken:
-                self._columns.setdefault(column_key(name), []).append(name)
+        self._carried = {field: [name] if name else [] for field, name in self._choices()}
+        taken = {name for names in self._carried.values() for name in names}
+        placed = [(*_PLACES[key], name) for name in values if (key := column_key(name)) in _PLACES]
+        for _, field, name in sorted(placed):
+            if field not in self.chosen and name not in taken:
+                self._carried.setdefault(field, []).append(name)
+        for field, names in self._carried.items():
+            if len(names) > 1:
+                filled = [name for name in names if not is_empty(self.value(name))]
+                self._carried[field] = filled or names
+
+    def _choices(self) -> list[tuple[str, str | None]]:
+        """(field, column that the user has chosen for it) for each choice."""
+        return [(field, self._chosen_column(field)) for field in self.chosen]
 
     def _chosen_column(self, field: str) -> str | None:
         """The column that the user has chosen for a field; None where it is not to be read."""
@@ -218,16 +234,8 @@ class Row:
         return first_answer(value) if column_key(name) == "answers" else value
 
     def candidates(self, field: str) -> list[str]:
-        """The columns that may carry a field, the usual name first; those that are filled, if any.
-
-        Raises:
-            ValueError: a column that the user has chosen is missing.
-        """
-        if field in self.chosen:
-            name = self._chosen_column(field)
-            return [name] if name else []
-        found = [name for key in _KEYS[field] for name in self._columns.get(key, ())]
-        return [name for name in found if not is_empty(self.value(name))] or found
+        """The columns that may carry a field, the usual name first; those that are filled, if any."""
+        return self._carried.get(field, [])
 
     def find(self, field: str, among: list[str] | None = None) -> str | None:
         """The column that carries a field, which counts as read from now on.
@@ -255,11 +263,6 @@ class Row:
     def filled(self, field: str) -> bool:
         """Whether any column carries the field and is not empty; none counts as read by this."""
         return any(not is_empty(self.value(name)) for name in self.candidates(field))
-
-    def take(self, field: str):
-        """The value of a field, read as JSON where it is JSON's text; None where it is missing."""
-        name = self.find(field)
-        return None if name is None else from_json(self.value(name))
 
     def text(self, field: str, among: list[str] | None = None) -> str:
         """The text of a field that may be missing, then ""; ValueError where it is no text."""

@@ -52,8 +52,9 @@ def _refuse_unread(row: Row) -> None:
             "(DPO and its like) and not for instruction tuning; "
             "to learn from the chosen answers alone say --columns output=chosen"
         )
-    for name in row.candidates("label"):
-        if isinstance(row.values[name], bool) and "output" not in row.chosen:
+    answered = row.filled("output") or row.filled("messages")
+    for name in row.candidates("label") if answered and "output" not in row.chosen else ():
+        if isinstance(row.values[name], bool):
             raise ValueError(
                 f"the field '{name}' is true or false, which marks good and bad answers for a "
                 "preference objective (KTO); keep the rows with true and remove the column"
@@ -106,13 +107,11 @@ def _from_fields(row: Row, options: "Reader") -> tuple[str, Example]:
     """(form, example) of a row with an instruction and an output in columns of their own."""
     among = _instruction(row)
     answers = row.candidates("output")
-    if not answers:
-        refuse_transcript(row)
     instruction = _required(row, "instruction", among)
     input = row.text("input", [name for name in row.candidates("input") if name not in among])
     output = _required(row, "output", answers, json_output=options.json_output)
-    thinking = row.take("thinking")
-    if not is_empty(thinking):
+    thinking = row.text("thinking")
+    if thinking.strip():
         output = with_thinking("the field of the reasoning", output, thinking)
         row.notes.append(THOUGHT)
     system, history = _earlier(row)
@@ -206,7 +205,7 @@ def _from_prompt(row: Row, asked: str, answered: str) -> tuple[str, Example]:
 
 def _as_turns(row: Row, name: str, role: str) -> list[dict]:
     """The messages of a column; a text is one message of `role`; a prompt is not learnt from."""
-    value = from_json(row.value(name))
+    value = row.value(name)
     if not is_turns(value):
         value = {"role": role, "content": text_of(f"the field '{name}'", value)}
     messages = [value] if isinstance(value, dict) else value
@@ -225,16 +224,17 @@ def _read(row: Row, options: "Reader") -> tuple[str, Example]:
         return split_text(row, lone, options.response_marker)
     by_name = {"instruction", "output"} & set(row.chosen)
     chats = [] if by_name else row.candidates("messages")
-    lists = [name for name in chats if isinstance(from_json(row.values[name]), list)]
+    values = [from_json(row.values[name]) for name in chats]
+    if any(isinstance(value, list) and value for value in values) or row.chosen.get("messages"):
+        return _from_turns(row, row.find("messages"))
     answers = row.candidates("output")
-    asked = _instruction(row)
-    if lists and any(row.values[name] for name in lists) or row.chosen.get("messages"):
-        return _from_turns(row, row.find("messages"))
-    if chats and not answers:
-        if lone in chats and any(marker in row.values[lone] for marker in MARKERS):
+    if not row.filled("output") and not row.filled("instruction"):
+        if lone and (lone not in chats or any(marker in row.values[lone] for marker in MARKERS)):
             refuse_transcript(row)
-        return _from_turns(row, row.find("messages"))
-    if asked and answers and any(is_turns(from_json(row.value(n[0]))) for n in (asked, answers)):
+        if chats and not answers:
+            return _from_turns(row, row.find("messages"))
+    asked = _instruction(row)
+    if asked and answers and any(is_turns(row.value(names[0])) for names in (asked, answers)):
         return _from_prompt(row, row.find("instruction", asked), row.find("output", answers))
     return _from_fields(row, options)
 
@@ -299,7 +299,8 @@ class Reader:
         read = Row(row, self.columns)
         try:
             form, example = _read(read, self)
-            example = replace(example, **_extras(read))
+            if extras := _extras(read):
+                example = replace(example, **extras)
         except ValueError:
             self.notes[NO_MARKER] += NO_MARKER in read.notes
             raise

@@ -18,20 +18,21 @@ def _side(values: dict, row: Row, side: str) -> Example:
     name = row.find(side)
     if name is None:
         raise ValueError(f"the field '{side}' is missing (its columns are {row.columns()}); add it")
-    answer = from_json(values[name])
-    both = {*row.candidates("chosen"), *row.candidates("rejected")}
-    rest = {key: value for key, value in values.items() if key not in both}
-    turns = [answer] if isinstance(answer, dict) else answer
-    asked = row.candidates("messages")
-    if is_turns(turns) and any(
-        turn.get("role", turn.get("from")) in ("user", "human") for turn in turns
-    ):
-        rest = {k: v for k, v in rest.items() if k not in row.candidates("instruction")}
+    answer = values[name]
+    answers = {*row.candidates("chosen"), *row.candidates("rejected")}
+    asked = row.candidates("instruction")
+    chats = row.candidates("messages")
+    rest = {key: value for key, value in values.items() if key not in answers}
+    if not is_turns(answer):
+        turns = [{"role": "assistant", "content": answer}]
+    else:
+        turns = [answer] if isinstance(answer, dict) else answer
+    if any(turn.get("role", turn.get("from")) in ("user", "human") for turn in turns):
+        rest = {key: value for key, value in rest.items() if key not in asked}
         return parse(rest | {"messages": turns})
-    if asked and not row.candidates("instruction"):
-        added = turns if is_turns(turns) else [{"role": "assistant", "content": answer}]
-        return parse(rest | {asked[0]: [*from_json(values[asked[0]]), *added]})
-    return parse(rest | {"output": answer})
+    if chats and not asked:
+        return parse(rest | {chats[0]: [*from_json(values[chats[0]]), *turns]})
+    return parse(rest | {"output": turns if is_turns(answer) else answer})
 
 
 def parse_pair(row) -> tuple[Example, Example]:
@@ -53,7 +54,7 @@ def parse_pair(row) -> tuple[Example, Example]:
     pair = []
     for side in ("chosen", "rejected"):
         example = _side(row, Row(row), side)
-        history = tuple(replace(turn, supervised=False) for turn in example.history)
+        history = tuple(replace(turn, supervised=turn.role == "user") for turn in example.history)
         pair.append(replace(example, history=history))
     one, other = (replace(example, output="", tool_calls="") for example in pair)
     if one != other:

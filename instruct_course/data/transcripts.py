@@ -20,8 +20,9 @@ TEXT = "text split at the response marker"
 
 def lone_text(row: Row) -> str | None:
     """The column that holds prompt and answer in one text, or None."""
-    names = [*row.candidates("text"), *row.candidates("messages")]
-    names = [name for name in names if isinstance(from_json(row.values[name]), str)]
+    names = [name for name in row.candidates("text") if isinstance(row.values[name], str)]
+    chats = row.candidates("messages")
+    names += [name for name in chats if isinstance(from_json(row.values[name]), str)]
     return next((name for name in names if not is_empty(row.values[name])), None)
 
 
@@ -30,7 +31,8 @@ def refuse_transcript(row: Row) -> None:
     name = lone_text(row)
     if name is None:
         return
-    marker = next((marker for marker in MARKERS if marker in row.values[name]), MARKERS[0])
+    found = [marker for marker in MARKERS if marker in row.values[name]]
+    marker = found[0] if found else MARKERS[0]
     raise ValueError(
         f"the field '{name}' is one text, and nothing says where its answer starts; "
         f"say --response-marker '{marker}' (what stands before the answer), "

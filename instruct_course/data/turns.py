@@ -34,6 +34,9 @@ def _unpaired(name: str, messages):
     """("turn N of 'name'", message) for each message; a pair is two, its system text a third."""
     for number, item in enumerate(messages, 1):
         where = f"turn {number} of '{name}'"
+        if isinstance(item, dict) and ("role" in item or "from" in item):
+            yield where, item
+            continue
         filled = {k: v for k, v in item.items() if v is not None} if isinstance(item, dict) else {}
         names = next((pair for pair in PAIRS if set(pair) <= set(filled)), None)
         if isinstance(item, (list, tuple)):
@@ -41,7 +44,7 @@ def _unpaired(name: str, messages):
                 raise ValueError(f"{where} is a list that is no pair; write [question, answer]")
             filled = dict(zip(("question", "answer"), item))
             names = ("question", "answer")
-        if names is None or {"role", "from"} & set(filled):
+        if names is None:
             yield where, item
             continue
         if strange := set(filled) - {*names, "system"}:
@@ -60,6 +63,7 @@ def is_turns(value) -> bool:
         isinstance(turns, list)
         and bool(turns)
         and all(isinstance(turn, dict) and {"role", "from"} & set(turn) for turn in turns)
+        and all({"content", "value", "tool_calls", "function_call"} & set(turn) for turn in turns)
     )
 
 
