@@ -1,4 +1,4 @@
-"""Write docs/data.md, the page of all forms of rows, from tests/data/forms: `python -m tools.forms`.
+"""Write docs/data.md, all forms of rows, from tests/data/forms: `python -m tools.forms`.
 
 `--check` only compares. Each fixture is one row, and the Example that it is read as or a part of
 the sentence that refuses it; the tests read every one.

@@ -234,7 +234,7 @@ class Row:
         return first_answer(value) if column_key(name) == "answers" else value
 
     def candidates(self, field: str) -> list[str]:
-        """The columns that may carry a field, the usual name first; those that are filled, if any."""
+        """The columns that may carry a field, usual names first; the filled ones, if any is."""
         return self._carried.get(field, [])
 
     def find(self, field: str, among: list[str] | None = None) -> str | None:
