@@ -55,10 +55,14 @@ def cell(text: str) -> str:
 
 
 def shape(value) -> str:
-    """What stands in a row, in short: names of columns, and the shape of lists."""
+    """What stands in a row, in short: names of columns, and all that the items of a list have."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return f"[{shape({key: item[key] for item in value[::-1] for key in item})}, …]"
+    if isinstance(value, list) and value:
+        return f"[{shape(value[0])}, …]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key.strip()}{inner(item)}" for key, item in value.items()) + "}"
-    return f"[{shape(value[0])}, …]" if isinstance(value, list) and value else "…"
+    return "…"
 
 
 def inner(value) -> str:

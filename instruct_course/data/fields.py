@@ -8,11 +8,13 @@ __all__ = [
     "TARGETS",
     "column_key",
     "kind_of",
+    "shown",
     "is_empty",
     "check_text",
     "text_of",
     "to_json",
     "from_json",
+    "all_answers",
     "first_answer",
     "Row",
     "parse_columns",
@@ -30,21 +32,30 @@ from ..common.errors import InputError
 
 # %% ../../nbs/workshop/01_fields.ipynb #fields-names
 NAMES = {
-    "instruction": ("instruction", "指令", "prompt", "question", "query", "problem", "问题", "问"),
-    "input": ("input", "inputs", "context", "输入", "上下文"),
+    "instruction": (
+        *("instruction", "指令", "prompt", "question", "query", "problem"),
+        *("问题", "问"),
+    ),
+    "input": (
+        *("input", "inputs", "输入", "context", "上下文"),
+        *("contexts", "passage", "documents"),
+    ),
     "output": (
         *("output", "outputs", "输出", "completion", "answer", "response", "target", "targets"),
         *("solution", "answers", "回答", "答案", "答"),
     ),
-    "system": ("system", "system_prompt", "system_message", "系统", "系统提示"),
-    "history": ("history", "历史", "历史对话"),
+    "system": (
+        *("system", "system_prompt", "system_message", "system_instruction"),
+        *("系统", "系统提示"),
+    ),
+    "history": ("history", "chat_history", "历史", "历史对话"),
     "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "对话"),
     "tools": ("tools", "functions", "工具"),
     "text": ("text", "文本"),
     "thinking": ("reasoning_content", "thinking"),
     "chosen": ("chosen", "chosen_response"),
     "rejected": ("rejected", "rejected_response"),
-    "media": ("image", "images", "audio", "audios", "video", "videos"),
+    "media": ("image", "images", "image_path", "audio", "audios", "video", "videos"),
     "label": ("label", "kto_tag"),
 }
 
@@ -78,6 +89,12 @@ KINDS = {
 def kind_of(value) -> str:
     """What a value is, in the words of JSON."""
     return KINDS.get(type(value), type(value).__name__)
+
+
+def shown(value) -> str:
+    """A value from a file as it can stand in a sentence: in quotes, on one line, not too long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def is_empty(value) -> bool:
@@ -161,13 +178,18 @@ def from_json(value):
 
 
 # %% ../../nbs/workshop/01_fields.ipynb #fields-answers
-def first_answer(value):
-    """The first text of SQuAD's `answers`, {"text": [...], ...} or [...]; any other value as it is.
-
-    An empty list of answers gives "".
-    """
+def all_answers(value) -> list[str] | None:
+    """The texts of SQuAD's `answers`, {"text": [...], ...} or [...]; None for any other value."""
     texts = value.get("text") if isinstance(value, dict) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return None
+    return texts
+
+
+def first_answer(value):
+    """The first of `all_answers`, or "" where there is none; any other value as it is."""
+    texts = all_answers(value)
+    if texts is None:
         return value
     return texts[0] if texts else ""
 
@@ -226,7 +248,7 @@ class Row:
 
     def columns(self) -> str:
         """The names of all columns, for an error."""
-        return ", ".join(map(str, self.values))[:200] or "none"
+        return " ".join(", ".join(map(str, self.values)).split())[:200] or "none"
 
     def value(self, name: str):
         """What stands in a column; of several answers the first."""

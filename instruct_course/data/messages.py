@@ -25,6 +25,7 @@ from instruct_course.data.fields import (
     from_json,
     is_empty,
     kind_of,
+    shown,
     text_of,
     to_json,
 )
@@ -48,7 +49,7 @@ def _role(where: str, fields: dict) -> str:
     roles = {_ROLES.get(name.strip().casefold()) for name in said if isinstance(name, str)}
     if not said or len(roles) != 1 or None in roles:
         known = ", ".join(("system", "user", "assistant", "tool", "human", "gpt"))
-        got = " and ".join(map(repr, said)) or "missing"
+        got = " and ".join(map(shown, said)) or "missing"
         raise ValueError(f"{where} needs a role that is known, not {got}; use one of {known}")
     return roles.pop()
 
@@ -61,7 +62,7 @@ def _part(where: str, part) -> str:
     text = fields.get("text", fields.get("value"))
     if kind != "text":
         raise ValueError(
-            f"{where} holds a part of type '{kind}'; only text is read, remove the row"
+            f"{where} holds a part of type {shown(kind)}; only text is read, remove the row"
         )
     if not isinstance(text, str):
         raise ValueError(
@@ -128,7 +129,7 @@ def _call(where: str, call) -> dict:
         )
     if not isinstance(from_json(called.get("arguments") or {}), dict):
         raise ValueError(
-            f"{where} calls '{name}' with arguments that are no JSON object; mend or remove them"
+            f"{where} calls {shown(name)} with arguments that are no JSON object; mend or remove them"
         )
     return call
 

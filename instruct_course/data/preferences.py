@@ -31,7 +31,10 @@ def _side(values: dict, row: Row, side: str) -> Example:
         rest = {key: value for key, value in rest.items() if key not in asked}
         return parse(rest | {"messages": turns})
     if chats and not asked:
-        return parse(rest | {chats[0]: [*from_json(values[chats[0]]), *turns]})
+        before = from_json(values[chats[0]])
+        if not isinstance(before, list):
+            raise ValueError(f"the field '{chats[0]}' is not a list of turns; make it one")
+        return parse(rest | {chats[0]: [*before, *turns]})
     return parse(rest | {"output": turns if is_turns(answer) else answer})
 
 

@@ -5,7 +5,7 @@ __all__ = ["MARKERS", "BEFORE", "NO_MARKER", "TEXT", "lone_text", "refuse_transc
 
 # %% ../../nbs/workshop/01_transcripts.ipynb #transcripts-imports
 from .example import Example
-from .fields import Row, check_text, from_json, is_empty
+from .fields import Row, check_text, from_json, is_empty, shown
 
 # %% ../../nbs/workshop/01_transcripts.ipynb #transcripts-text
 MARKERS = (
@@ -47,7 +47,7 @@ def split_text(row: Row, name: str, marker: str) -> tuple[str, Example]:
     if at < 0:
         row.notes.append(NO_MARKER)
         raise ValueError(
-            f"the field '{name}' does not hold the response marker '{marker}'; "
+            f"the field '{name}' does not hold the response marker {shown(marker)}; "
             "mend the row or the marker"
         )
     for field in ("system", "history", "tools"):
@@ -59,7 +59,7 @@ def split_text(row: Row, name: str, marker: str) -> tuple[str, Example]:
                 )
     end = at + len(marker)
     if not text[end:].strip():
-        raise ValueError(f"the field '{name}' has no answer after '{marker}'; add it")
+        raise ValueError(f"the field '{name}' has no answer after {shown(marker)}; add it")
     if marker in text[:at]:
         row.notes.append(BEFORE)
     return TEXT, Example(text[:end], output=text[end:])

@@ -17,7 +17,7 @@ __all__ = [
 from dataclasses import dataclass, replace
 
 from .example import Example, Turn
-from .fields import check_text, from_json, is_empty, to_json
+from .fields import check_text, from_json, is_empty, shown, to_json
 from .messages import Message, read_message
 
 # %% ../../nbs/workshop/01_turns.ipynb #turns-pairs
@@ -48,7 +48,9 @@ def _unpaired(name: str, messages):
             yield where, item
             continue
         if strange := set(filled) - {*names, "system"}:
-            raise ValueError(f"{where} has fields beside its pair ({', '.join(sorted(strange))})")
+            raise ValueError(
+                f"{where} has fields beside its pair ({shown(sorted(strange))}); remove them"
+            )
         if not is_empty(filled.get("system")):
             yield where, {"role": "system", "content": filled["system"]}
         yield where, {"role": "user", "content": filled[names[0]]}
@@ -115,7 +117,7 @@ def _check_results(where: str, turns: list[Turn], message: Message) -> None:
     ids = [call.get("id") for call in from_json(caller.tool_calls or "[]")]
     if message.call_id and any(ids) and ids[results : results + 1] != [message.call_id]:
         raise ValueError(
-            f"{where} is the result of '{message.call_id}', which is not the next call; "
+            f"{where} is the result of {shown(message.call_id)}, which is not the next call; "
             "put the results in the order of their calls"
         )
 

@@ -344,6 +344,74 @@ def test_the_rows_of_a_table_with_null_in_the_columns_of_other_rows():
     assert "preference" in refusal(absent | {"prompt": "a", "chosen": "b", "rejected": "c"})
 
 
+def test_the_first_of_several_answers_is_told():
+    reader = Reader()
+    row = {"question": "a", "answers": {"text": ["b", "b"], "answer_start": [1, 5]}}
+    assert reader.parse(row).output == "b" and "first" not in reader.summary()
+    reader.parse(row | {"answers": ["b", "c"]})
+    assert "of several answers the first is read (1 row)" in reader.summary()
+
+
+COLUMNS = st.sampled_from(
+    ["instruction", "prompt", "input", "output", "completion", "answers", "system", "history"]
+    + ["messages", "conversations", "tools", "text", "thinking", "images", "label", "task", "\n"]
+)
+KEYS = st.sampled_from(
+    ["role", "from", "content", "value", "type", "text", "tool_calls", "function_call", "weight"]
+    + ["name", "function", "arguments", "human", "assistant", "reasoning_content", "\n"]
+)
+ROLES = st.sampled_from(
+    ["user", "assistant", "system", "tool", "gpt", "human", "function_call", "\n"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | ROLES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+MESSAGE = st.fixed_dictionaries(
+    {}, optional={"role": ROLES, "content": VALUES, "tool_calls": VALUES}
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    row=VALUES | st.dictionaries(COLUMNS, VALUES | st.lists(MESSAGE, max_size=4), max_size=5),
+    json_output=st.booleans(),
+    marker=st.sampled_from([None, "a"]),
+)
+def test_any_row_is_read_or_refused_in_one_sentence(row, json_output, marker):
+    reader = Reader(json_output=json_output, response_marker=marker)
+    try:
+        example = reader.parse(row)
+    except ValueError as error:
+        assert "\n" not in str(error) and len(str(error)) < 600
+        return
+    assert example.output.strip() and "\n" not in reader.summary()
+    assert example.instruction.strip() or example.history[-1].role == "tool"
+
+
+@settings(max_examples=100, deadline=None)
+@given(row=VALUES | st.dictionaries(COLUMNS, VALUES, max_size=4), sides=st.tuples(VALUES, VALUES))
+def test_any_pair_is_read_or_refused_in_one_sentence(row, sides):
+    if isinstance(row, dict):
+        row = row | {"chosen": sides[0], "rejected": sides[1]}
+    try:
+        chosen, rejected = parse_pair(row)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert (chosen.instruction, chosen.history) == (rejected.instruction, rejected.history)
+
+
+def test_a_row_that_is_nested_too_deeply_is_refused():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "nested too deeply" in refusal({"messages": [{"role": deep, "content": "a"}]})
+    assert "nested too deeply" in refusal({"prompt": "a", "completion": deep}, json_output=True)
+    assert "'output' is a list" in refusal({"prompt": "a", "output": deep})
+
+
 def test_columns_of_other_meaning_do_no_harm():
     row = {
         "instruction": "a",
