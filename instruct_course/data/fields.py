@@ -33,7 +33,7 @@ from ..common.errors import InputError
 # %% ../../nbs/workshop/01_fields.ipynb #fields-names
 NAMES = {
     "instruction": (
-        *("instruction", "指令", "prompt", "question", "query", "problem"),
+        *("instruction", "指令", "prompt", "question", "query", "problem", "definition"),
         *("问题", "问"),
     ),
     "input": (
@@ -57,6 +57,7 @@ NAMES = {
     "rejected": ("rejected", "rejected_response"),
     "media": ("image", "images", "image_path", "audio", "audios", "video", "videos"),
     "label": ("label", "kto_tag"),
+    "choices": ("choices", "options"),
 }
 
 

@@ -21,46 +21,27 @@ from instruct_course.data.fields import (
     text_of,
 )
 from instruct_course.data.transcripts import (
-    MARKERS,
     NO_MARKER,
     lone_text,
     refuse_transcript,
     split_text,
 )
+from instruct_course.data.turns import (
+    Conversation,
+    has_question,
+    is_turns,
+    read_turns,
+    to_example,
+)
 
 from ..common.errors import InputError
 from .example import Example, Turn
 from .messages import FLAGS, THOUGHT, read_tools, with_thinking
-from .turns import Conversation, is_turns, read_turns, to_example
+from .unread import refuse_beside, refuse_choices, refuse_unread
 
-# %% ../../nbs/workshop/01_formats.ipynb #formats-refuse
+# %% ../../nbs/workshop/01_formats.ipynb #formats-extras
 EXTRAS = ("system", "task", "lang", "wording", "split")
 KEPT = EXTRAS[1:]  # kept where they are texts; no template writes them
-
-
-def _refuse_unread(row: Row) -> None:
-    """Refuse a row with a column that would change its meaning and that this tool cannot read."""
-    for name in row.candidates("media"):
-        if not is_empty(row.values[name]):
-            raise ValueError(
-                f"the field '{name}' holds images, audio or video, and only text is read; "
-                "remove the row, or the column where the text does not need it"
-            )
-    chosen, rejected = row.filled("chosen"), row.filled("rejected")
-    if rejected and "output" not in row.chosen or chosen and not row.filled("output"):
-        raise ValueError(
-            "the row holds a chosen or a rejected answer, which is for a preference objective "
-            "(DPO and its like) and not for instruction tuning; "
-            "to learn from the chosen answers alone say --columns output=chosen"
-        )
-    answered = row.filled("output") or row.filled("messages")
-    for name in row.candidates("label") if answered and "output" not in row.chosen else ():
-        if isinstance(row.values[name], bool):
-            raise ValueError(
-                f"the field '{name}' is true or false, which marks good and bad answers for a "
-                "preference objective (KTO); keep the rows with true and remove the column"
-            )
-
 
 # %% ../../nbs/workshop/01_formats.ipynb #formats-fields
 FIRST_ANSWER = "of several answers the first is read"
@@ -115,6 +96,7 @@ def _from_fields(row: Row, options: "Reader") -> tuple[str, Example]:
     answers = row.candidates("output")
     instruction = _required(row, "instruction", among)
     input = row.text("input", [name for name in row.candidates("input") if name not in among])
+    refuse_choices(row, f"{instruction}\n{input}")
     output = _required(row, "output", answers, json_output=options.json_output)
     thinking = row.text("thinking")
     if thinking.strip():
@@ -167,26 +149,10 @@ def _from_turns(row: Row, name: str) -> tuple[str, Example]:
     """(form, example) of a row whose column `name` is a conversation."""
     conversation = _noted(row, read_turns(name, row.value(name)))
     conversation = replace(conversation, system=_system(row, conversation.system, name))
-    _refuse_beside(row, name, conversation)
+    refuse_beside(row, name, conversation)
     example, notes = to_example(name, conversation, tools=_tools(row))
     row.notes += notes
     return name, example
-
-
-def _refuse_beside(row: Row, name: str, conversation: Conversation) -> None:
-    """Refuse texts beside a conversation that it does not hold; a `prompt` is always in it."""
-    if "messages" in row.chosen:
-        return
-    said = "\n".join([conversation.system, *(turn.content for turn in conversation.turns)])
-    for field in ("instruction", "input", "output", "history", "thinking"):
-        for other in row.candidates(field):
-            value = row.value(other)
-            held = not isinstance(value, (list, dict)) and str(value).strip() in said
-            if not (is_empty(value) or held or column_key(other) in ("prompt", "source")):
-                raise ValueError(
-                    f"the field '{other}' stands beside '{name}' and is not in it; "
-                    f"say --columns messages={name} to read the conversation alone"
-                )
 
 
 def _from_prompt(row: Row, asked: str, answered: str) -> tuple[str, Example]:
@@ -225,9 +191,8 @@ def _as_turns(row: Row, name: str, role: str) -> list[dict]:
 # %% ../../nbs/workshop/01_formats.ipynb #formats-reader
 def _read(row: Row, options: "Reader") -> tuple[str, Example]:
     """(form, example) of a row of any form."""
-    _refuse_unread(row)
-    lone = lone_text(row)
-    if options.response_marker and lone is not None:
+    refuse_unread(row)
+    if options.response_marker and (lone := lone_text(row)):
         return split_text(row, lone, options.response_marker)
     by_name = {"instruction", "output"} & set(row.chosen)
     chats = [] if by_name else row.candidates("messages")
@@ -236,11 +201,12 @@ def _read(row: Row, options: "Reader") -> tuple[str, Example]:
         return _from_turns(row, row.find("messages"))
     answers = row.candidates("output")
     if not row.filled("output") and not row.filled("instruction"):
-        if lone and (lone not in chats or any(marker in row.values[lone] for marker in MARKERS)):
-            refuse_transcript(row)
+        refuse_transcript(row)
         if chats and not answers:
             return _from_turns(row, row.find("messages"))
     asked = _instruction(row)
+    if answers and is_turns(row.value(answers[0])) and has_question(row.value(answers[0])):
+        return _from_turns(row, row.find("output", answers))
     if asked and answers and any(is_turns(row.value(names[0])) for names in (asked, answers)):
         return _from_prompt(row, row.find("instruction", asked), row.find("output", answers))
     return _from_fields(row, options)

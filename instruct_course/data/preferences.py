@@ -9,7 +9,7 @@ from dataclasses import replace
 from .example import Example
 from .fields import Row, from_json, kind_of
 from .formats import parse
-from .turns import is_turns
+from .turns import has_question, is_turns
 
 
 # %% ../../nbs/workshop/01_preferences.ipynb #preferences-pair
@@ -27,7 +27,7 @@ def _side(values: dict, row: Row, side: str) -> Example:
         turns = [{"role": "assistant", "content": answer}]
     else:
         turns = [answer] if isinstance(answer, dict) else answer
-    if any(turn.get("role", turn.get("from")) in ("user", "human") for turn in turns):
+    if has_question(turns):
         rest = {key: value for key, value in rest.items() if key not in asked}
         return parse(rest | {"messages": turns})
     if chats and not asked:

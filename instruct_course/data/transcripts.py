@@ -29,13 +29,16 @@ def lone_text(row: Row) -> str | None:
 def refuse_transcript(row: Row) -> None:
     """Refuse a row that is one text, and say how to tell where its answer starts."""
     name = lone_text(row)
-    if name is None:
+    texts = {column: text for column, text in row.values.items() if isinstance(text, str)}
+    marked = [column for column in texts if any(marker in texts[column] for marker in MARKERS)]
+    if not marked and name not in row.candidates("text"):
         return
-    found = [marker for marker in MARKERS if marker in row.values[name]]
-    marker = found[0] if found else MARKERS[0]
+    name = name if name in marked or not marked else marked[0]
+    marker = next((marker for marker in MARKERS if marker in texts[name]), MARKERS[0])
+    how = "" if name == lone_text(row) else f"--columns text={name} and "
     raise ValueError(
         f"the field '{name}' is one text, and nothing says where its answer starts; "
-        f"say --response-marker '{marker}' (what stands before the answer), "
+        f"say {how}--response-marker '{marker}' (what stands before the answer), "
         "or name two columns with --columns instruction=NAME,output=NAME"
     )
 

@@ -8,6 +8,7 @@ __all__ = [
     "CUT_QUESTION",
     "CUT_ANSWER",
     "is_turns",
+    "has_question",
     "Conversation",
     "read_turns",
     "to_example",
@@ -67,6 +68,13 @@ def is_turns(value) -> bool:
         and all(isinstance(turn, dict) and {"role", "from"} & set(turn) for turn in turns)
         and all({"content", "value", "tool_calls", "function_call"} & set(turn) for turn in turns)
     )
+
+
+# %% ../../nbs/workshop/01_turns.ipynb #turns-has-question
+def has_question(value) -> bool:
+    """Whether a list of messages holds a turn of the user, and so is a whole conversation."""
+    turns = [value] if isinstance(value, dict) else value
+    return any(turn.get("role", turn.get("from")) in ("user", "human") for turn in turns)
 
 
 # %% ../../nbs/workshop/01_turns.ipynb #turns-conversation
