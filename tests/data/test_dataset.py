@@ -80,7 +80,7 @@ def test_messages_keep_context_and_system(tmp_path):
 BAD = [
     ({"instruction": "a"}, "'output' is missing"),
     ({"instruction": "a", "output": ""}, "'output' is empty"),
-    ({"instruction": "a", "output": 3}, "'output' is a number"),
+    ({"instruction": "a", "output": True}, "'output' is true or false"),
     ({"instruction": "a", "output": None}, "'output' is null"),
     ({"instruction": " ", "output": "b"}, "'instruction' is empty"),
     (7, "not an object"),
@@ -171,7 +171,7 @@ def test_nothing_stays_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
-    path = write(tmp_path / "x.jsonl", [{"prompt": "a", "completion": 1}])
+    path = write(tmp_path / "x.jsonl", [{"prompt": "a", "completion": None}])
     with pytest.raises(InputError):
         dataset.load(path)
     assert not list((tmp_path / "scratch").iterdir())
