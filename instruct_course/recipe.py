@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
+from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
@@ -87,9 +88,12 @@ def read_rows(job: Job) -> Rows:
 def load(job: Job, rows: Rows) -> Student:
     """The base model with its template, and the rows encoded for it. Raises InputError."""
     config = job.config
-    how = "4 bits (NF4)" if config.quantization == "nf4" else "full precision"
+    how = {"nf4": "4 bits (NF4)", "8bit": "8 bits (LLM.int8)", "none": "full precision"}[
+        config.quantization
+    ]
     job.progress.say(f"loading {config.model} in {how}")
     base = load_base(config.model, quantization=config.quantization, say=job.progress.say)
+    lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
     if config.template is None:
         job.config = config = replace(
             config, template=choose_template(config.model, base.tokenizer)
@@ -191,7 +195,14 @@ def attach(job: Job, student: Student) -> None:
         lora_dropout=config.lora_dropout,
         token_ids=student.token_ids,
         seed=config.seed,
+        targets=config.lora_targets,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
     )
+    slow = [flag(name) for name in ("use_dora", "lora_dropout") if getattr(config, name)]
+    slow += ["--quantization 8bit"] if config.quantization == "8bit" else []
+    if slow:
+        job.progress.say(f"{slow[0]}: the fast engine cannot do it, so PEFT's own modules train")
 
 
 def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
@@ -226,10 +237,15 @@ def train_config(job: Job) -> loop.TrainConfig:
     is_large = planned_shape(config.model) is not None
     return loop.TrainConfig(
         epochs=config.epochs,
+        max_steps=config.max_steps,
         lr=config.lr,
         batch_tokens=config.batch_tokens,
         micro_batches=config.micro_batches,
+        optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup_ratio,
         schedule=config.schedule,
+        max_grad_norm=config.max_grad_norm,
         noise=parse_noise(config.noise),
         gradient_checkpointing=config.gradient_checkpointing,
         seed=config.seed,

@@ -132,7 +132,7 @@ def choose_variants(quantization: str, onto: str | None) -> tuple[str, ...]:
     """The variants to write.
 
     Args:
-        quantization: of the base in training, 'nf4' or 'none'.
+        quantization: of the base in training, one of `load.QUANTIZATIONS`.
         onto: a name of `VARIANTS`, 'both', or None for the model that was evaluated.
 
     Returns:
@@ -146,7 +146,7 @@ def choose_variants(quantization: str, onto: str | None) -> tuple[str, ...]:
         raise InputError(f"--onto {onto}: it must be dequantized, 16bit or both")
     if quantization != "nf4" and onto != "16bit":
         raise InputError(
-            f"--onto {onto}: this run was trained on a base that was not quantised, so there is "
+            f"--onto {onto}: this run was trained on a base that was not in 4 bits, so there is "
             "one merge only; use --onto 16bit"
         )
     return VARIANTS if onto == "both" else (onto,)
