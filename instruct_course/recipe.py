@@ -24,6 +24,7 @@ from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
 from instruct_course.train.batch import prefix_groups
 from instruct_course.train.loggers import open_logger
+from instruct_course.upload import may_upload, upload
 
 __all__ = ["TuneConfig", "tune"]
 SPLITS = ("inputs", "wordings", "knowledge")  # of the built-in rows, to judge by
@@ -54,8 +55,10 @@ def tune(
     Raises:
         InputError: an option, a file or a row is wrong; nothing stays behind.
         TrainingDiverged, OutOfMemory: what was trained before is kept, to go on from.
+        InputError of an upload: the run directory is whole all the same.
     """
     job = prepare(config or TuneConfig(**options), quiet, on_step)
+    uploads = job.is_first and may_upload(job.config)
     with job.finished_or_discarded():
         rows = read_rows(job)
         student = load(job, rows)
@@ -64,7 +67,10 @@ def tune(
         history = fit(job, student, rows)
         after = judge_tuned(job, student, rows, history)
         save(job, student, rows, history, before, after)
-    return job.run(student)
+    run = job.run(student)
+    if uploads:
+        upload(run, job.config.push_to_hub, job.progress.say)
+    return run
 
 
 def read_rows(job: Job) -> Rows:
@@ -166,21 +172,23 @@ def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) 
     )
 
 
-def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict] | None:
+def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict | None] | None:
     """(the base's answers, the scores of its best prompt); those that an earlier start kept."""
     if not job.is_first:
         return None
     if kept := job.partial.read("before.json"):
         return Answers.parse(kept, rows.examples), kept["best_prompt"]
     answers = _judge(job, student, rows, "base", job.budget.answers_before)
-    prompted = best_prompt(
-        student.model,
-        student.base.tokenizer,
-        subsample(answers.asked, job.budget.prompted),
-        rows.first_train(4000),
-        max_new_tokens=min(job.budget.new_tokens, 48),
-        progress=job.progress,
-    )
+    prompted = None
+    if job.budget.prompted:
+        prompted = best_prompt(
+            student.model,
+            student.base.tokenizer,
+            subsample(answers.asked, job.budget.prompted),
+            rows.first_train(4000),
+            max_new_tokens=min(job.budget.new_tokens, 48),
+            progress=job.progress,
+        )
     write_json(job.partial.folder / "before.json", answers.facts() | {"best_prompt": prompted})
     return answers, prompted
 

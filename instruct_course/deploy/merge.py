@@ -53,7 +53,7 @@ class MergeInputs:
     Attributes:
         run: the run that is merged.
         base: the base's folder.
-        adapter: the run's adapter.
+        adapter: the run's adapter; None where it was not read.
         tokenizer: the base's, with the template's tokens.
         template: that of the training.
         vocab_size: rows of the merged embedding.
@@ -62,7 +62,7 @@ class MergeInputs:
 
     run: Run
     base: Path
-    adapter: Adapter
+    adapter: Adapter | None
     tokenizer: object
     template: templates.Template
     vocab_size: int
@@ -89,13 +89,18 @@ class MergeInputs:
 
 
 def merge_inputs(
-    run: Run, *, allow_mismatch: bool = False, say: Callable[[str], None] = print
+    run: Run,
+    *,
+    allow_mismatch: bool = False,
+    with_adapter: bool = True,
+    say: Callable[[str], None] = print,
 ) -> MergeInputs:
     """Read and check what a run is merged from, without its weights.
 
     Args:
         run: a finished run.
         allow_mismatch: go on where base or template are not those of the training.
+        with_adapter: read the adapter; without it nothing can be merged, and any kind will do.
         say: told of downloads.
 
     Returns:
@@ -116,7 +121,7 @@ def merge_inputs(
     return MergeInputs(
         run=run,
         base=base,
-        adapter=read_adapter(run.path / "adapter"),
+        adapter=read_adapter(run.path / "adapter") if with_adapter else None,
         tokenizer=tokenizer,
         template=template,
         vocab_size=max(len(tokenizer), len(embedding)),
