@@ -17,7 +17,12 @@ __all__ = [
 ]
 RUN = "a run directory that tune wrote"
 MISMATCH = "go on where base or template are not those of training"
-MODEL = "nano, smollm2, smollm2-base, 7b, llama-3-8b and the like, a folder or a hub id"
+MODEL = (
+    "nano, smollm2, smollm2-base, 7b, llama-3-8b and the like, a folder, a hub id or "
+    "modelscope:owner/name"
+)
+TARGETS = "layers that get adapters: all-linear, attention or names such as q_proj,v_proj"
+OPTIMIZERS = ("adamw", "paged_adamw_8bit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,9 @@ class TuneConfig:
         above=0,
         at_most=1000,
     )
+    max_steps: int | None = option(
+        "steps in all, in place of --epochs; the schedule runs over them", None, at_least=1
+    )
     lr: float | None = option(
         "peak learning rate; default: 1e-3 below 20 million parameters, 8e-4 up to a billion, "
         "2e-4 above",
@@ -64,6 +72,16 @@ class TuneConfig:
         "linear",
         choices=("linear", "cosine", "constant"),
     )
+    warmup_ratio: float = option(
+        "share of the steps in which the rate rises", 0.03, at_least=0, at_most=1
+    )
+    weight_decay: float = option("AdamW's, of all that is trained", 0.0, at_least=0, below=10)
+    max_grad_norm: float = option(
+        "a longer gradient is scaled down to this length; 0 leaves it as it is", 1.0, at_least=0
+    )
+    optimizer: str = option(
+        "paged_adamw_8bit keeps its averages in 8 bits and needs a GPU", "adamw", choices=OPTIMIZERS
+    )
     lora_r: int = option("rank of the adapters", 16, at_least=1, at_most=1024)
     lora_alpha: float | None = option(
         "their scale is lora_alpha / lora_r; default: 256 below 20 million parameters, else 32",
@@ -75,6 +93,11 @@ class TuneConfig:
         0.0,
         at_least=0,
         below=1,
+    )
+    lora_targets: str = option(TARGETS, "all-linear")
+    use_rslora: bool = option("scale by lora_alpha / sqrt(lora_r)", False)
+    use_dora: bool = option(
+        "train lengths and directions of the weights apart (takes the slower path)", False
     )
     noise: str | None = option(
         "noise on the embeddings: gaussian:S or neftune:A, such as neftune:5; with :spare "
@@ -103,7 +126,11 @@ class TuneConfig:
     truncate_response: bool = option(
         "cut outputs that cannot fit instead of refusing the row", False
     )
-    quantization: str = option("of the frozen base", "nf4", choices=("nf4", "none"))
+    quantization: str = option(
+        "of the frozen base; 8bit is LLM.int8 (takes the slower path)",
+        "nf4",
+        choices=("nf4", "8bit", "none"),
+    )
     save_steps: int | None = option(
         "steps between two checkpoints; default: a tenth of the run", None, at_least=1
     )
@@ -115,9 +142,23 @@ class TuneConfig:
     patience: int | None = option(
         "end after so many validations without a better one", None, at_least=1
     )
-    report_to: str | None = option(
-        "draw the curves elsewhere too", None, choices=("tensorboard", "wandb", "trackio")
+    eval_rows: int | None = option(
+        "held-out rows that are answered before and after, at even distances; 0 takes the loss "
+        "alone; default: 300 and all of them below 20 million parameters, else 32",
+        None,
+        at_least=0,
     )
+    report_to: str | None = option(
+        "draw the curves elsewhere too",
+        None,
+        choices=("tensorboard", "wandb", "trackio", "swanlab"),
+    )
+    push_to_hub: str | None = option(
+        "upload the adapter with a card to this private repository of the hub (owner/name) after "
+        "the run; asks before it starts",
+        None,
+    )
+    yes: bool = option("upload without asking", False)
     processes: int | None = option(
         "refuse to start unless so many processes train together", None, at_least=1
     )
@@ -258,6 +299,8 @@ class PlanConfig:
     max_length: int | None = option("tokens of the longest row; default: 1024", None, at_least=16)
     batch_tokens: int | None = option("tokens per step; default: as tune's", None, at_least=16)
     lora_r: int | None = option("rank of the adapters; default: 16", None, at_least=1, at_most=1024)
+    lora_targets: str | None = option(TARGETS + "; default: all-linear", None)
+    optimizer: str | None = option("default: adamw", None, choices=OPTIMIZERS)
     micro_batches: int | None = option(
         "parts in which the rows of a step go through the model; default: as tune chooses",
         None,
@@ -280,6 +323,8 @@ class RehearseConfig:
     max_length: int = option("tokens of the longest row", 512, at_least=16)
     batch_tokens: int | None = option("tokens per step; default: one row", None, at_least=16)
     lora_r: int = option("rank of the adapters", 16, at_least=1, at_most=1024)
+    lora_targets: str = option(TARGETS, "all-linear")
+    optimizer: str = option("paged_adamw_8bit needs a GPU", "adamw", choices=OPTIMIZERS)
     micro_batches: int = option(
         "parts in which the rows of a step go through the model", 1, at_least=1
     )

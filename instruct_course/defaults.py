@@ -59,9 +59,18 @@ _TINY = Budget(300, None, 32, prompted=150, new_tokens=40, batch_size=128)
 _REAL = Budget(32, 32, 32, prompted=16, new_tokens=96, batch_size=16)
 
 
-def budget_for(parameters: int) -> Budget:
-    """What is spent on judging a model of so many parameters."""
-    return _TINY if size_of(parameters) == "tiny" else _REAL
+def budget_for(parameters: int, eval_rows: int | None = None) -> Budget:
+    """What is spent on judging a model of so many parameters, with `eval_rows` answers if given."""
+    budget = _TINY if size_of(parameters) == "tiny" else _REAL
+    if eval_rows is None:
+        return budget
+    return replace(
+        budget,
+        answers_before=eval_rows,
+        answers_after=eval_rows,
+        answers_if_stopped=min(eval_rows, budget.answers_if_stopped),
+        prompted=min(eval_rows, budget.prompted),
+    )
 
 
 def fill_defaults(config: TuneConfig, parameters: int) -> TuneConfig:
@@ -132,6 +141,8 @@ def plan_for(config: PlanConfig) -> dict:
             "max_length",
             "batch_tokens",
             "lora_r",
+            "lora_targets",
+            "optimizer",
             "micro_batches",
             "gradient_checkpointing",
         )
@@ -157,15 +168,19 @@ def _find_gpu(name: str | None, memory: float | None) -> GPU:
 
 
 def setting_for(config: RehearseConfig) -> Setting:
-    """The settings of a rehearsal on this machine."""
+    """The settings of a rehearsal on this machine. Raises InputError where it cannot be."""
     import torch
 
     from instruct_course.model.load import compute_dtype
+    from instruct_course.train.state import check_optimizer
 
+    check_optimizer(config.optimizer)
     return Setting(
         max_length=config.max_length,
         batch_tokens=config.batch_tokens or config.max_length,
         lora_r=config.lora_r,
+        lora_targets=config.lora_targets,
+        optimizer=config.optimizer,
         micro_batches=config.micro_batches,
         gradient_checkpointing=config.gradient_checkpointing,
         dtype=config.dtype or str(compute_dtype("any")).removeprefix("torch."),

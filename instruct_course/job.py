@@ -27,9 +27,17 @@ from instruct_course.plan.savings import choose, need
 from instruct_course.run import LoadedRun, PartialRun, Run
 from instruct_course.train import loop
 from instruct_course.train.distributed import processes
+from instruct_course.train.state import check_optimizer
 
 __all__ = ["Job", "Rows", "Student", "NOT_REMADE", "parse_noise", "prepare"]
-NOT_REMADE = ("out", "resume", "report_to", "processes")  # options that change no bit of a run
+NOT_REMADE = (
+    "out",
+    "resume",
+    "report_to",
+    "processes",
+    "push_to_hub",
+    "yes",
+)  # options that change no bit of a run
 
 
 @dataclass
@@ -140,7 +148,8 @@ def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
         new = PartialRun.new if rank == 0 else _partial_of_the_first
         partial = new(config.out, config.model)
         config = _fit_memory(config, progress.say)
-    return Job(config, budget_for(parameters), partial, progress, rank == 0, started, on_step)
+    budget = budget_for(parameters, config.eval_rows)
+    return Job(config, budget, partial, progress, rank == 0, started, on_step)
 
 
 def _partial_of_the_first(out: str | None, model: str) -> PartialRun:
@@ -151,6 +160,7 @@ def _partial_of_the_first(out: str | None, model: str) -> PartialRun:
 def _check(config: TuneConfig, world: int) -> None:
     """Check what can be known before anything is read. Raises InputError by the option's name."""
     check_options(config)
+    check_optimizer(config.optimizer)
     parse_noise(config.noise)
     if config.patience and not config.eval_steps:
         raise InputError(
@@ -207,7 +217,7 @@ def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
                 "leave the option out, or start a new run"
             )
     out = given.out or before.out
-    others = {"report_to": given.report_to, "processes": given.processes}
+    others = {name: getattr(given, name) for name in NOT_REMADE[2:]}
     return replace(before, out=out, resume=True, **others)
 
 
@@ -225,6 +235,8 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
         max_length=config.max_length,
         batch_tokens=config.batch_tokens,
         lora_r=config.lora_r,
+        lora_targets=config.lora_targets,
+        optimizer=config.optimizer,
         micro_batches=config.micro_batches,
         gradient_checkpointing=config.gradient_checkpointing,
         dtype=gpu.dtype,

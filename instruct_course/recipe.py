@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
+from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
@@ -24,6 +25,7 @@ from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
 from instruct_course.train.batch import prefix_groups
 from instruct_course.train.loggers import open_logger
+from instruct_course.upload import may_upload, upload
 
 __all__ = ["TuneConfig", "tune"]
 SPLITS = ("inputs", "wordings", "knowledge")  # of the built-in rows, to judge by
@@ -54,8 +56,10 @@ def tune(
     Raises:
         InputError: an option, a file or a row is wrong; nothing stays behind.
         TrainingDiverged, OutOfMemory: what was trained before is kept, to go on from.
+        InputError of an upload: the run directory is whole all the same.
     """
     job = prepare(config or TuneConfig(**options), quiet, on_step)
+    uploads = job.is_first and may_upload(job.config)
     with job.finished_or_discarded():
         rows = read_rows(job)
         student = load(job, rows)
@@ -64,7 +68,10 @@ def tune(
         history = fit(job, student, rows)
         after = judge_tuned(job, student, rows, history)
         save(job, student, rows, history, before, after)
-    return job.run(student)
+    run = job.run(student)
+    if uploads:
+        upload(run, job.config.push_to_hub, job.progress.say)
+    return run
 
 
 def read_rows(job: Job) -> Rows:
@@ -88,9 +95,12 @@ def read_rows(job: Job) -> Rows:
 def load(job: Job, rows: Rows) -> Student:
     """The base model with its template, and the rows encoded for it. Raises InputError."""
     config = job.config
-    how = "4 bits (NF4)" if config.quantization == "nf4" else "full precision"
+    how = {"nf4": "4 bits (NF4)", "8bit": "8 bits (LLM.int8)", "none": "full precision"}[
+        config.quantization
+    ]
     job.progress.say(f"loading {config.model} in {how}")
     base = load_base(config.model, quantization=config.quantization, say=job.progress.say)
+    lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
     if config.template is None:
         job.config = config = replace(
             config, template=choose_template(config.model, base.tokenizer)
@@ -140,21 +150,23 @@ def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) 
     )
 
 
-def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict] | None:
+def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict | None] | None:
     """(the base's answers, the scores of its best prompt); those that an earlier start kept."""
     if not job.is_first:
         return None
     if kept := job.partial.read("before.json"):
         return Answers.parse(kept, rows.examples), kept["best_prompt"]
     answers = _judge(job, student, rows, "base", job.budget.answers_before)
-    prompted = best_prompt(
-        student.model,
-        student.base.tokenizer,
-        subsample(answers.asked, job.budget.prompted),
-        rows.first_train(4000),
-        max_new_tokens=min(job.budget.new_tokens, 48),
-        progress=job.progress,
-    )
+    prompted = None
+    if job.budget.prompted:
+        prompted = best_prompt(
+            student.model,
+            student.base.tokenizer,
+            subsample(answers.asked, job.budget.prompted),
+            rows.first_train(4000),
+            max_new_tokens=min(job.budget.new_tokens, 48),
+            progress=job.progress,
+        )
     write_json(job.partial.folder / "before.json", answers.facts() | {"best_prompt": prompted})
     return answers, prompted
 
@@ -169,7 +181,14 @@ def attach(job: Job, student: Student) -> None:
         lora_dropout=config.lora_dropout,
         token_ids=student.token_ids,
         seed=config.seed,
+        targets=config.lora_targets,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
     )
+    slow = [flag(name) for name in ("use_dora", "lora_dropout") if getattr(config, name)]
+    slow += ["--quantization 8bit"] if config.quantization == "8bit" else []
+    if slow:
+        job.progress.say(f"{slow[0]}: the fast engine cannot do it, so PEFT's own modules train")
 
 
 def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
@@ -204,10 +223,15 @@ def train_config(job: Job) -> loop.TrainConfig:
     is_large = planned_shape(config.model) is not None
     return loop.TrainConfig(
         epochs=config.epochs,
+        max_steps=config.max_steps,
         lr=config.lr,
         batch_tokens=config.batch_tokens,
         micro_batches=config.micro_batches,
+        optimizer=config.optimizer,
+        weight_decay=config.weight_decay,
+        warmup=config.warmup_ratio,
         schedule=config.schedule,
+        max_grad_norm=config.max_grad_norm,
         noise=parse_noise(config.noise),
         gradient_checkpointing=config.gradient_checkpointing,
         seed=config.seed,

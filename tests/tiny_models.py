@@ -123,10 +123,7 @@ def tiny_llama(dtype=torch.float32, **options):
     )
     return lora.attach(
         AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False),
-        lora_r=4,
-        lora_alpha=16,
-        seed=1,
-        **options,
+        **{"lora_r": 4, "lora_alpha": 16, "seed": 1} | options,
     )
 
 

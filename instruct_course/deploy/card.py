@@ -38,6 +38,8 @@ def results_table(before: dict, after: dict | None) -> str:
         ("exact match, %", "exact_match", 100, 1),
         ("ROUGE-L", "rouge_l", 1, 3),
     ):
+        if key not in after:  # no row was answered
+            continue
         cells = (_cell(scores, key, unit, digits) for scores in (before, after))
         lines.append(f"| {title} | {' | '.join(cells)} |")
     lines += [

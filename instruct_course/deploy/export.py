@@ -272,7 +272,12 @@ def export(
     progress = Progress(quiet)
     opened = open_run(run, allow_mismatch=allow_mismatch)
     _check_options(format, gguf_dtype, onto)
-    inputs = merge_inputs(opened, allow_mismatch=allow_mismatch, say=progress.say)
+    inputs = merge_inputs(
+        opened,
+        allow_mismatch=allow_mismatch,
+        with_adapter=format != "adapter",
+        say=progress.say,
+    )
     onto = choose_variants(opened.made["base"]["quantization"], onto)[0]
     job = Export(
         inputs=inputs,
@@ -297,12 +302,13 @@ def export(
 
 
 # %% ../../nbs/workshop/12_export.ipynb #export-push
-def push(folder: Path, repo: str) -> str:
+def push(folder: Path, repo: str, *, option: str = "--push") -> str:
     """Upload an exported folder to a private repository of the hub. Ask before you call this.
 
     Args:
         folder: an exported folder.
         repo: owner/name; it is made where it is missing.
+        option: what errors call it.
 
     Returns:
         The repository's address.
@@ -320,26 +326,27 @@ def push(folder: Path, repo: str) -> str:
     except Exception as error:
         # the hub's library raises its own errors, those of its HTTP library and of the system
         raise InputError(
-            f"--push {repo}: the hub did not take it ({type(error).__name__}); check the network "
+            f"{option} {repo}: the hub did not take it ({type(error).__name__}); check the network "
             f"and hf auth login (the folder {folder} is whole)"
         ) from None
     return f"{api.endpoint}/{repo}"
 
 
-def may_push(repo: str, *, yes: bool) -> None:
+def may_push(repo: str, *, yes: bool, option: str = "--push") -> None:
     """Check before any work whether a folder may be uploaded.
 
     Args:
         repo: owner/name.
         yes: upload without asking.
+        option: what errors call it.
 
     Raises:
         InputError: `repo` is no such name, or there is nobody to ask.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise InputError(f"--push {repo}: a repository of the hub looks like owner/name")
+        raise InputError(f"{option} {repo}: a repository of the hub looks like owner/name")
     if not yes and not sys.stdin.isatty():
         raise InputError(
-            f"--push {repo}: there is nobody to ask before the upload; say --yes, or push from a "
+            f"{option} {repo}: there is nobody to ask before the upload; say --yes, or push from a "
             "terminal"
         )

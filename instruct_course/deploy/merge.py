@@ -53,7 +53,7 @@ class MergeInputs:
     Attributes:
         run: the run that is merged.
         base: the base's folder.
-        adapter: the run's adapter.
+        adapter: the run's adapter; None where it was not read.
         tokenizer: the base's, with the template's tokens.
         template: that of the training.
         vocab_size: rows of the merged embedding.
@@ -62,7 +62,7 @@ class MergeInputs:
 
     run: Run
     base: Path
-    adapter: Adapter
+    adapter: Adapter | None
     tokenizer: object
     template: templates.Template
     vocab_size: int
@@ -89,13 +89,18 @@ class MergeInputs:
 
 
 def merge_inputs(
-    run: Run, *, allow_mismatch: bool = False, say: Callable[[str], None] = print
+    run: Run,
+    *,
+    allow_mismatch: bool = False,
+    with_adapter: bool = True,
+    say: Callable[[str], None] = print,
 ) -> MergeInputs:
     """Read and check what a run is merged from, without its weights.
 
     Args:
         run: a finished run.
         allow_mismatch: go on where base or template are not those of the training.
+        with_adapter: read the adapter; without it nothing can be merged, and any kind will do.
         say: told of downloads.
 
     Returns:
@@ -116,7 +121,7 @@ def merge_inputs(
     return MergeInputs(
         run=run,
         base=base,
-        adapter=read_adapter(run.path / "adapter"),
+        adapter=read_adapter(run.path / "adapter") if with_adapter else None,
         tokenizer=tokenizer,
         template=template,
         vocab_size=max(len(tokenizer), len(embedding)),
@@ -132,7 +137,7 @@ def choose_variants(quantization: str, onto: str | None) -> tuple[str, ...]:
     """The variants to write.
 
     Args:
-        quantization: of the base in training, 'nf4' or 'none'.
+        quantization: of the base in training, one of `load.QUANTIZATIONS`.
         onto: a name of `VARIANTS`, 'both', or None for the model that was evaluated.
 
     Returns:
@@ -146,7 +151,7 @@ def choose_variants(quantization: str, onto: str | None) -> tuple[str, ...]:
         raise InputError(f"--onto {onto}: it must be dequantized, 16bit or both")
     if quantization != "nf4" and onto != "16bit":
         raise InputError(
-            f"--onto {onto}: this run was trained on a base that was not quantised, so there is "
+            f"--onto {onto}: this run was trained on a base that was not in 4 bits, so there is "
             "one merge only; use --onto 16bit"
         )
     return VARIANTS if onto == "both" else (onto,)

@@ -47,13 +47,16 @@ class Answers:
         """The scores of `metrics.score` over `asked`, with the loss over `rows`.
 
         Returns:
-            A dict as `before` and `after` in report.json and evaluation.json.
+            A dict as `before` and `after` in report.json and evaluation.json; where no row was
+            asked it has n (0), loss, perplexity, tokens and interval only.
         """
-        scores = metrics.score(
-            self.texts,
-            self.asked,
-            reasons=[completion.reason for completion in self.completions],
-        )
+        scores = {"n": 0, "interval": {}}
+        if self.asked:
+            scores = metrics.score(
+                self.texts,
+                self.asked,
+                reasons=[completion.reason for completion in self.completions],
+            )
         loss = metrics.loss_score(self.losses)
         scores["interval"]["loss"] = loss.pop("interval")
         return scores | loss
@@ -80,7 +83,7 @@ class Answers:
 
 def subsample(items: Sequence, most: int | None) -> list:
     """At most `most` of `items`, at even distances, in order; all of them where it is None."""
-    if not most or len(items) <= most:
+    if most is None or len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]
 
@@ -105,7 +108,7 @@ def predict(
     Args:
         model, tokenizer, template: who is asked, and in which form.
         rows: what is asked; the loss is taken of all of them.
-        most: answer only so many rows, at even distances; None answers all.
+        most: answer only so many rows, at even distances; None answers all, 0 none.
         max_length: tokens per row.
         max_new_tokens: tokens per answer.
         batch_size: answers made at a time.
@@ -156,12 +159,15 @@ def changes(before: Answers, after: Answers) -> dict:
         {exact_match, rouge_l, loss, tasks, splits, n}. A difference is {mean, low, high,
         significant} with a 95 % interval. Those of k tasks (or splits) have the level
         1 - 0.05 / k, so that all of them hold together (Eq. 10.42). The loss is in nats per
-        token, and None where the two models cut the same text into different tokens.
+        token, and None where the two models cut the same text into different tokens. Where
+        neither was asked anything: {loss, n: 0}.
 
     Raises:
         InputError: the two answered no row in common.
     """
     rows, before_texts, after_texts = _common(before, after)
+    if not before.asked and not after.asked:
+        return {"loss": _loss_change(before, after), "n": 0}
     if not rows:
         raise InputError(
             "the two models were asked different rows, so there is nothing to compare; "

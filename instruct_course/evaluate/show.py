@@ -63,7 +63,7 @@ def describe_run(report: dict) -> list:
     return [
         _run_scores(report),
         "In brackets: 95 % intervals. " + _change(report["changes"], "Tuned minus base"),
-        _run_answers(report["samples"]),
+        *([_run_answers(report["samples"])] if report["samples"] else []),
         f"{seconds['all']:.0f} seconds in all, {seconds['training']:.0f} of them training.",
     ]
 
@@ -71,7 +71,6 @@ def describe_run(report: dict) -> list:
 def _run_scores(report: dict) -> Table:
     """Scores of base and tuned model, by split, task and language."""
     before, after = report["before"], report["after"]
-    prompted = before["best_prompt"][before["best_prompt"]["best"]]
     n = str(after["n"])
     table = _table(
         f"{report['model']}: base and tuned, on rows that were held out",
@@ -83,6 +82,9 @@ def _run_scores(report: dict) -> Table:
         f"{after['loss']:.3f}",
         f"{after['tokens']:,} tokens",
     )
+    if not after["n"]:
+        return table
+    prompted = before["best_prompt"][before["best_prompt"]["best"]]
     table.add_row("exact match", _percent(before), _percent(after), n)
     table.add_row(
         f"  base with its best prompt ({before['best_prompt']['best']})",
@@ -287,10 +289,13 @@ def _change(changes: dict | None, what: str) -> str:
     """A change in one sentence, which says of each difference whether it is significant."""
     if changes is None:
         return ""
-    parts = [f"exact match {_difference(changes['exact_match'], 100)} points"]
+    parts = []
+    if changes["n"]:
+        parts.append(f"exact match {_difference(changes['exact_match'], 100)} points")
     if changes["loss"]:
         parts.append(f"loss {_difference(changes['loss'], 1)}")
-    return f"{escape(what)}, on the same {changes['n']:,} rows: {', '.join(parts)}."
+    on = f", on the same {changes['n']:,} rows" if changes["n"] else ""
+    return f"{escape(what)}{on}: {', '.join(parts)}."
 
 
 def _difference(change: dict, unit: float) -> str:

@@ -59,9 +59,12 @@ RESCALABLE = ("llama", "qwen2", "mistral", "qwen3")  # model types that are Eq. 
 
 
 def _divide(linear, s: float):
-    """Divide weight and bias of a linear layer, plain or in 4 bits, by s in place, and mark it."""
+    """Divide weight and bias of a linear layer, plain or quantised, by s in place; mark it."""
     state = getattr(linear.weight, "quant_state", None)
-    if state is None:
+    if linear.weight.dtype == torch.int8:  # the scales move from the weight at the first product
+        moved = linear.state.SCB
+        scales = [linear.weight.SCB if moved is None else moved]
+    elif state is None:
         scales = [linear.weight.data]
     elif state.nested:
         scales = [state.state2.absmax, state.offset]

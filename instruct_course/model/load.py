@@ -2,8 +2,10 @@
 
 # %% auto #0
 __all__ = [
+    "QUANTIZATIONS",
     "CAUSAL",
     "NF4_BYTES",
+    "QUANTIZED_BYTES",
     "NOT_QUANTIZED",
     "KEEP_ABOVE",
     "Base",
@@ -28,6 +30,8 @@ from . import quantize
 from .float16 import keep_in_range
 from .hub import cache_folder, fingerprint, resolve
 
+QUANTIZATIONS = ("nf4", "8bit", "none")
+
 
 @dataclass(frozen=True)
 class Base:
@@ -38,7 +42,7 @@ class Base:
         tokenizer: its tokenizer.
         name: what the user called it.
         fingerprint: what tells its weights from others.
-        quantization: 'nf4' or 'none'.
+        quantization: one of `QUANTIZATIONS`.
     """
 
     model: object
@@ -77,6 +81,7 @@ def _check_architecture(name: str, folder: Path) -> None:
 
 # %% ../../nbs/workshop/05_load.ipynb #room
 NF4_BYTES = 4.127 / 8  # per weight, scales included (lesson 06)
+QUANTIZED_BYTES = {"nf4": NF4_BYTES, "8bit": 1}
 NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")  # parts of the names of matrices that stay
 
 
@@ -85,7 +90,7 @@ def weight_bytes(folder: Path, quantization: str, dtype: torch.dtype) -> int:
 
     Args:
         folder: a folder with safetensors.
-        quantization: 'nf4' (linear layers at 4.127 bits) or 'none'.
+        quantization: 'nf4' (linear layers at 4.127 bits), '8bit' (at 8 bits) or 'none'.
         dtype: that of everything which is not quantised.
 
     Returns:
@@ -99,8 +104,8 @@ def weight_bytes(folder: Path, quantization: str, dtype: torch.dtype) -> int:
             for name in tensors.keys():
                 shape = tensors.get_slice(name).get_shape()
                 matrix = len(shape) == 2 and not any(part in name for part in NOT_QUANTIZED)
-                four_bits = quantization == "nf4" and matrix
-                total += math.prod(shape) * (NF4_BYTES if four_bits else dtype.itemsize)
+                quantized = QUANTIZED_BYTES.get(quantization) if matrix else None
+                total += math.prod(shape) * (quantized or dtype.itemsize)
     return round(total)
 
 
@@ -118,7 +123,7 @@ def _check_memory(name: str, folder: Path, quantization: str, dtype: torch.dtype
     if need <= free:
         return
     ways = ["close other programs", "or name a smaller model"]
-    if quantization == "none":
+    if quantization != "nf4":
         ways.insert(0, 'load it in 4 bits (quantization="nf4")')
     raise InputError(
         f"--model {name}: its weights need {need / 1e9:.1f} GB here, and this {where} has "
@@ -151,7 +156,11 @@ def _load_weights(folder: Path, quantization: str, dtype: torch.dtype, device):
     """The model in `folder` as transformers loads it, quantised on the way where that is wanted."""
     from transformers import AutoModelForCausalLM
 
-    config = quantize.nf4_config(dtype) if quantization == "nf4" else None
+    config = None
+    if quantization == "nf4":
+        config = quantize.nf4_config(dtype)
+    elif quantization == "8bit":
+        config = quantize.int8_config()
     with quiet_transformers(bars=True), quantize.fast_loading():
         return AutoModelForCausalLM.from_pretrained(
             folder,
@@ -218,15 +227,16 @@ def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=
 
     Args:
         name: nano, smollm2, smollm2-base, 7b, a folder or a hub id.
-        quantization: 'nf4' (4 bits, double quantisation) or 'none'.
+        quantization: 'nf4' (4 bits, double quantisation), '8bit' (LLM.int8) or 'none'.
         dtype: what it computes in; chosen for the machine if None.
         say: is told, in one line each, what takes long or changes the model.
 
     Raises:
         InputError: it cannot be loaded; says what to name or to do instead.
     """
-    if quantization not in ("nf4", "none"):
-        raise InputError(f'quantization={quantization!r}: use "nf4" or "none"')
+    if quantization not in QUANTIZATIONS:
+        names = ", ".join(QUANTIZATIONS)
+        raise InputError(f"--quantization {quantization}: it must be one of {names}")
     folder = resolve(name, say=say)
     quantize.bitsandbytes()  # before transformers imports it: the notebook 06_quantize says why
     _check_architecture(name, folder)

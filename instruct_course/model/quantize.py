@@ -6,6 +6,7 @@ __all__ = [
     "AGAIN",
     "bitsandbytes",
     "nf4_config",
+    "int8_config",
     "protect",
     "fast_loading",
     "write",
@@ -81,6 +82,23 @@ def nf4_config(compute_dtype: torch.dtype):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def int8_config():
+    """transformers' configuration of LLM.int8.
+
+    A row of weights becomes 8-bit integers with one scale, and so does each token's input;
+    columns of the input with a number above 6 stay in 16 bits (Dettmers et al. 2022, section 3).
+
+    Returns:
+        A BitsAndBytesConfig.
+    """
+    bitsandbytes()
+    from transformers import BitsAndBytesConfig
+
+    # it would say for each product that it computes in float16
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return BitsAndBytesConfig(load_in_8bit=True)
 
 
 # %% ../../nbs/workshop/06_quantize.ipynb #protect

@@ -285,6 +285,7 @@ def _train(model, values: dict, setting: Setting, steps: int, products: bool, sa
         epochs=1,
         lr=1e-4,
         batch_tokens=max(setting.max_length, setting.batch_tokens),
+        optimizer=setting.optimizer,
         micro_batches=setting.micro_batches,
         gradient_checkpointing=setting.gradient_checkpointing,
         cache=False,
@@ -297,7 +298,12 @@ def _train(model, values: dict, setting: Setting, steps: int, products: bool, sa
         took = ends[-1] - ends[-2]
         say(f"step {h['step']} of {h['steps']}: {took:.1f} s, loss {h['loss']:.2f}")
 
-    net = lora.attach(model, lora_r=setting.lora_r, lora_alpha=2 * setting.lora_r)
+    net = lora.attach(
+        model,
+        lora_r=setting.lora_r,
+        lora_alpha=2 * setting.lora_r,
+        targets=setting.lora_targets,
+    )
     with nullcontext() if products else NoProducts():
         loop.fit(net, rows, config, pad_id=0, on_step=step)
     return np.diff(ends).tolist()

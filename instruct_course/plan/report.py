@@ -125,6 +125,10 @@ def _gigabytes(size: float) -> str:
 def _options(setting: dict) -> str:
     """A setting as options of `tune`."""
     names = ("max_length", "batch_tokens", "lora_r", "micro_batches")
+    if setting["lora_targets"] != "all-linear":
+        names += ("lora_targets",)
+    if setting["optimizer"] != "adamw":
+        names += ("optimizer",)
     out = [f"--{name.replace('_', '-')} {setting[name]}" for name in names]
     return " ".join(out + ["--gradient-checkpointing"] * setting["gradient_checkpointing"])
 

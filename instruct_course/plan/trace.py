@@ -92,7 +92,7 @@ def linear4bit(linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Linear:
 
 
 @lru_cache(maxsize=8)
-def meta_model(shape, layers: int, lora_r: int, dtype: torch.dtype):
+def meta_model(shape, layers: int, lora_r: int, lora_targets: str, dtype: torch.dtype):
     """A model of the shape with so many layers, 4-bit weights and adapters, on meta: no memory."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -118,7 +118,9 @@ def meta_model(shape, layers: int, lora_r: int, dtype: torch.dtype):
         model.is_loaded_in_4bit = True
         model.is_quantized = True
         model.requires_grad_(False)
-        return lora.attach(model, lora_r=lora_r, lora_alpha=2 * lora_r).train()
+        return lora.attach(
+            model, lora_r=lora_r, lora_alpha=2 * lora_r, targets=lora_targets
+        ).train()
 
 
 # %% ../../nbs/workshop/13_trace.ipynb #trace-pretend
@@ -246,9 +248,20 @@ def _large_masks_on_meta(out):
 
 
 # %% ../../nbs/workshop/13_trace.ipynb #trace-step
-def _add_model(count: LiveBytes, model, accumulated: bool):
+def _averages(p, optimizer: str) -> list[torch.Tensor]:
+    """What the optimizer keeps of a parameter: two averages, in 8 bits with scales where it is
+    large enough for bitsandbytes."""
+    if optimizer == "adamw" or p.numel() < 4096:
+        return [torch.empty_like(p, requires_grad=False) for _ in range(2)]
+    scales = [torch.empty(math.ceil(p.numel() / 256), device="meta") for _ in range(2)]
+    codes = [torch.empty_like(p, dtype=torch.uint8, requires_grad=False) for _ in range(2)]
+    return codes + scales
+
+
+def _add_model(count: LiveBytes, model, setting):
     """All that lies there before a step: weights, adapters, the optimizer's averages, and the
-    gradients of the parts before (`accumulated`). Returns what must stay alive."""
+    gradients of the parts before. Returns what must stay alive."""
+    accumulated = setting.micro_batches > 1
     kept = []
     for name, p in model.named_parameters():
         if state := getattr(p, "quant_state", None):
@@ -256,7 +269,7 @@ def _add_model(count: LiveBytes, model, accumulated: bool):
                 count.add(tensor, "4-bit weights")
         elif p.requires_grad:
             count.add(p, "adapters")
-            averages = [torch.empty_like(p, requires_grad=False) for _ in range(2)]
+            averages = _averages(p, setting.optimizer)
             for tensor in averages:
                 count.add(tensor, "optimizer")
             kept += averages
@@ -284,10 +297,11 @@ def _rows(setting, vocab: int) -> list[Encoded]:
 
 def record(shape, layers: int, setting) -> LiveBytes:
     """The log of forward, loss and backward of one part of a step, with so many layers."""
-    model = meta_model(shape, layers, setting.lora_r, getattr(torch, setting.dtype))
+    dtype = getattr(torch, setting.dtype)
+    model = meta_model(shape, layers, setting.lora_r, setting.lora_targets, dtype)
     batch = pack(_rows(setting, shape.vocab), share=2)
     count = LiveBytes()
-    kept = _add_model(count, model, setting.micro_batches > 1)
+    kept = _add_model(count, model, setting)
 
     def loss(*args):
         count.mark("loss")

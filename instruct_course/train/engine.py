@@ -72,6 +72,8 @@ def _is_frozen_or_lora(layer) -> bool:
     base = getattr(layer, "base_layer", layer)
     if not isinstance(base, torch.nn.Linear) or base.weight.requires_grad:
         return False
+    if base.weight.dtype == torch.int8:  # LLM.int8 rounds what enters the layer too
+        return False
     if base.bias is not None and base.bias.requires_grad:
         return False
     if layer is base:
@@ -90,8 +92,8 @@ def _is_frozen_or_lora(layer) -> bool:
 def supports(model) -> bool:
     """Whether `Engine` can stand for the body of a model.
 
-    It can for the types of `KINDS` with full attention, frozen but for LoRA adapters without
-    dropout (in float32 where the model is in float16).
+    It can for the types of `KINDS` with full attention, plain or in 4 bits, frozen but for LoRA
+    adapters without dropout and DoRA (in float32 where the model is in float16).
     """
     inner = unwrap_model(model)
     config = inner.config

@@ -1,4 +1,6 @@
-"""Loggers that draw a run's numbers elsewhere: tensorboard, wandb, trackio, through accelerate."""
+"""Loggers that draw a run's numbers elsewhere, through accelerate: tensorboard, wandb, trackio and
+swanlab.
+"""
 
 import contextlib
 import inspect
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 from instruct_course.common.errors import InputError
 
 __all__ = ["LOGGERS", "Logger", "open_logger"]
-LOGGERS = ("tensorboard", "wandb", "trackio")
+LOGGERS = ("tensorboard", "wandb", "trackio", "swanlab")
 PROJECT = "instruct_course"
 NOT_DRAWN = ("step", "steps", "version")  # entries of a step's dict that are no curve
 
@@ -192,6 +194,35 @@ def _trackio(run: str, config: dict):
     return tracker
 
 
+def _swanlab(folder: Path, run: str, config: dict):
+    """A started tracker for swanlab that keeps numbers and nothing else, on this machine."""
+    import swanlab
+    from accelerate.tracking import SwanLabTracker
+
+    wanted = {
+        "interactive": False,
+        "terminal": {"proxy_type": "none"},
+        "probe": dict.fromkeys(("hardware", "runtime", "requirements", "git", "monitor"), False),
+        # names of versions before 0.8
+        "metadata_collect": False,
+        "requirements_collect": False,
+        "hardware_monitor": False,
+        "log_proxy_type": "none",
+    }
+    known = getattr(swanlab.Settings, "model_fields", wanted)
+    settings = swanlab.Settings(**{key: value for key, value in wanted.items() if key in known})
+    tracker = SwanLabTracker(
+        PROJECT,
+        experiment_name=run,
+        logdir=str(folder),
+        config=config,
+        mode=os.environ.get("SWANLAB_MODE") or "offline",
+        settings=settings,
+    )
+    tracker.start()
+    return tracker
+
+
 def open_logger(
     name: str,
     folder: Path,
@@ -200,8 +231,8 @@ def open_logger(
 ) -> Logger:
     """A started logger that writes below `folder`/track.
 
-    wandb is offline unless WANDB_MODE is set or somebody is logged in to it; trackio follows its
-    own variables TRACKIO_*. Of several processes each may call this, and only the first one's
+    wandb is offline unless WANDB_MODE is set or somebody is logged in to it, swanlab unless
+    SWANLAB_MODE is set; trackio follows its own variables TRACKIO_*. Of several processes each may call this, and only the first one's
     logger sends anything.
 
     Args:
@@ -233,6 +264,8 @@ def open_logger(
                 tracker = _tensorboard(home, shown)
             elif name == "wandb":
                 tracker = _wandb(home, run, shown)
+            elif name == "swanlab":
+                tracker = _swanlab(home, run, shown)
             else:
                 undo = _move_trackio(home)
                 tracker = _trackio(run, shown)

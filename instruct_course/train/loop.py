@@ -121,13 +121,15 @@ class TrainConfig:
 
     Args:
         epochs: passes over the rows; a fraction is the first part of a pass.
+        max_steps: steps in all, in place of `epochs`; None: as many as `epochs` gives.
         lr: the peak of the learning rate.
         batch_tokens: tokens of a step, padding included.
         micro_batches: parts in which a step's rows go through the model.
-        weight_decay: AdamW's.
+        optimizer: one of `state.OPTIMIZERS`.
+        weight_decay: AdamW's, of all that is trained.
         warmup: share of all steps in which the learning rate rises.
         schedule: one of `SCHEDULES`.
-        max_grad_norm: the gradient is scaled down to this length.
+        max_grad_norm: the gradient is scaled down to this length; 0: it stays as it is.
         noise: on the embeddings, or None.
         gradient_checkpointing: activations are computed again in the backward pass.
         cache: 16-bit copies of the 4-bit weights; None: where they take less than a quarter of
@@ -136,9 +138,11 @@ class TrainConfig:
     """
 
     epochs: float = 3.0
+    max_steps: int | None = None
     lr: float = 2e-3
     batch_tokens: int = 2048
     micro_batches: int = 1
+    optimizer: str = "adamw"
     weight_decay: float = 0.0
     warmup: float = 0.03
     schedule: str = "linear"
@@ -173,21 +177,22 @@ def schedule_batches(
 
     Args:
         lengths: tokens of each row.
-        config: its epochs, batch_tokens and seed are used.
+        config: its epochs, max_steps, batch_tokens and seed are used.
         groups: a number per row, as `prefix_groups` gives it; see `batches`.
 
     Returns:
         The row numbers of each step; a fraction of an epoch is the first part of its batches.
+        With `max_steps` there are so many, over a part of a pass or over several.
     """
     steps = []
-    left = config.epochs
+    left = config.max_steps or config.epochs  # so many passes are enough: each has a step
     epoch = 0
-    while left > 1e-9:
+    while left > 1e-9 and len(steps) < (config.max_steps or math.inf):
         found = batches(lengths, config.batch_tokens, seed=config.seed, epoch=epoch, groups=groups)
         steps += found[: math.ceil(min(1.0, left) * len(found))]
         left -= 1
         epoch += 1
-    return steps
+    return steps[: config.max_steps]
 
 
 # %% ../../nbs/workshop/08_loop.ipynb #fit
@@ -333,7 +338,10 @@ def clip_gradients(training: Training) -> torch.Tensor:
     """Divide the gradients by the loss scale and clip them; returns their length before, ()."""
     state = training.state
     state.scaler.unscale_(state.optimizer)
-    return torch.nn.utils.clip_grad_norm_(state.parameters.values(), training.config.max_grad_norm)
+    parameters = state.parameters.values()
+    if not training.config.max_grad_norm:
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return torch.nn.utils.clip_grad_norm_(parameters, training.config.max_grad_norm)
 
 
 def optimizer_step(training: Training) -> None:

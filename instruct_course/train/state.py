@@ -2,7 +2,9 @@
 
 # %% auto #0
 __all__ = [
+    "OPTIMIZERS",
     "run_settings",
+    "check_optimizer",
     "create_optimizer",
     "create_scaler",
     "TrainState",
@@ -25,6 +27,7 @@ import torch
 
 from ..common.errors import InputError
 from ..data.template import Encoded
+from ..model.quantize import bitsandbytes
 from . import checkpoint
 from .engine import Engine, unwrap_model
 
@@ -60,11 +63,32 @@ def _digest(value: list) -> str:
 
 
 # %% ../../nbs/workshop/08_state.ipynb #state-optimizer
+OPTIMIZERS = ("adamw", "paged_adamw_8bit")
+
+
+def check_optimizer(name: str) -> None:
+    """Raise InputError where there is no such optimizer, or it needs a GPU and there is none."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"--optimizer {name}: it must be one of {', '.join(OPTIMIZERS)}")
+    if name != "adamw" and not torch.cuda.is_available():
+        raise InputError(
+            f"--optimizer {name}: its paged memory needs a GPU, and this machine has none; "
+            "use --optimizer adamw"
+        )
+
+
 def create_optimizer(
-    parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """AdamW, Eq. 8.11, fused where PyTorch has it."""
+    parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float, name: str = "adamw"
+) -> torch.optim.Optimizer:
+    """AdamW, Eq. 8.11, fused where PyTorch has it, or one of the other `OPTIMIZERS`.
+
+    Raises:
+        InputError: as `check_optimizer`.
+    """
+    check_optimizer(name)
     trained = list(parameters)
+    if name == "paged_adamw_8bit":
+        return bitsandbytes().optim.PagedAdamW8bit(trained, lr=lr, weight_decay=weight_decay)
     fused = all(p.device.type in ("cpu", "cuda") for p in trained)
     return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=fused)
 
@@ -84,7 +108,7 @@ class TrainState:
 
     Attributes:
         parameters: what is trained, by name.
-        optimizer: AdamW.
+        optimizer: as `create_optimizer` makes it.
         scaler: the loss scale; it does nothing unless the model computes in float16.
         settings: what must be the same when the run goes on, as `run_settings` gives it.
         history: one dict per step.
@@ -92,7 +116,7 @@ class TrainState:
     """
 
     parameters: dict[str, torch.nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     settings: dict
     history: list[dict] = field(default_factory=list)
@@ -103,7 +127,7 @@ class TrainState:
         tensors = {f"parameter/{name}": p.detach() for name, p in self.parameters.items()}
         for name, p in self.parameters.items():
             for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"{key}/{name}"] = value
+                tensors[f"{key}/{name}"] = torch.as_tensor(value)
         facts = {
             "setup": self.settings,
             "history": self.history,
@@ -130,17 +154,29 @@ class TrainState:
                 f"{folder}: its run was made with other settings: {', '.join(differences)}; go on "
                 "with the same ones, or start a new run"
             )
-        for name, p in self.parameters.items():
+        for place, (name, p) in enumerate(self.parameters.items()):
             p.data.copy_(tensors[f"parameter/{name}"])
             # with float16 all steps so far may have been left out
             if f"step/{name}" in tensors:
-                self.optimizer.state[p] = {
-                    key: tensors[f"{key}/{name}"].to(p.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                self._restore_averages(place, name, p, tensors)
         self.scaler.load_state_dict(facts["scaler"])
         self.history = facts["history"]
         say(f"going on after step {step} of {self.history[-1]['steps']}")
+
+    def _restore_averages(self, place: int, name: str, p, tensors: dict) -> None:
+        """Give the optimizer what it kept of its parameter number `place`."""
+        state = self.optimizer.state[p]
+        if not hasattr(self.optimizer, "init_state"):
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                state[key] = tensors[f"{key}/{name}"].to(p.device)
+            return
+        self.optimizer.init_state(self.optimizer.param_groups[0], p, 0, place)
+        for key, value in state.items():
+            kept = tensors[f"{key}/{name}"]
+            if isinstance(value, torch.Tensor):
+                value.copy_(kept)
+            else:
+                state[key] = kept.item()
 
 
 def create_state(model, rows: Sequence[Encoded], config, world_size: int) -> TrainState:
@@ -148,7 +184,9 @@ def create_state(model, rows: Sequence[Encoded], config, world_size: int) -> Tra
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return TrainState(
         parameters=parameters,
-        optimizer=create_optimizer(parameters.values(), config.lr, config.weight_decay),
+        optimizer=create_optimizer(
+            parameters.values(), config.lr, config.weight_decay, config.optimizer
+        ),
         scaler=create_scaler(model),
         settings=run_settings(config, rows, parameters, world_size),
     )

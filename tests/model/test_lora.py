@@ -189,6 +189,7 @@ MLP = {"gate_proj", "up_proj", "down_proj"}
         ("attention", ATTENTION),
         (["q_proj", "v_proj"], {"q_proj", "v_proj"}),
         (("mlp.up_proj",), {"up_proj"}),
+        ("q_proj, v_proj", {"q_proj", "v_proj"}),
     ],
 )
 def test_targets(targets, wanted):
@@ -229,9 +230,11 @@ def test_attention_of_another_architecture():
 @pytest.mark.parametrize(
     "targets, says",
     [
-        ("mlp", "'attention' or a list"),
-        (["q_proj", "c_attn"], "no linear layer 'c_attn'; it has down_proj"),
+        ("mlp", "no linear layer 'mlp' to adapt; use all-linear, attention or names of down_proj"),
+        (["q_proj", "c_attn"], "no linear layer 'c_attn' to adapt"),
+        ("q_proj,lm_head", "no linear layer 'lm_head' to adapt"),
         ([], "no linear layer"),
+        (" , ", "no linear layer"),
     ],
 )
 def test_targets_that_are_not_there(targets, says):
@@ -248,6 +251,86 @@ def test_token_rows_come_along_with_any_targets(tied):
         sum(p.numel() for p in model.parameters() if p.requires_grad)
         == 2 * (32 + 32) + (1 if tied else 2) * 2 * 32
     )
+
+
+@pytest.mark.parametrize("options", [{"use_rslora": True}, {"use_dora": True}, {}])
+def test_variants_are_pefts_own(options):
+    """Outputs and losses of the first steps equal those of PEFT's model under torch's AdamW."""
+    from peft import LoraConfig, get_peft_model
+
+    ids = torch.arange(1, 25).reshape(2, 12)
+    losses, outputs = [], []
+    for attach in (
+        lambda m: lora.attach(m, lora_r=4, lora_alpha=8, targets="q_proj,down_proj", **options),
+        lambda m: get_peft_model(
+            m,
+            LoraConfig(
+                r=4,
+                lora_alpha=8,
+                target_modules=["q_proj", "down_proj"],
+                task_type="CAUSAL_LM",
+                **options,
+            ),
+        ),
+    ):
+        model = small()
+        torch.manual_seed(0)
+        model = attach(model).train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-2)
+        steps = []
+        for _ in range(4):
+            loss = model(input_ids=ids, labels=ids).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps.append(loss.item())
+        losses.append(steps)
+        outputs.append(model.eval()(ids).logits)
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
+    assert torch.equal(*outputs)
+
+
+def test_rslora_scales_by_the_root_of_the_rank(tmp_path):
+    """Twice the scale at rank 4, in the layers, in the written file and after loading."""
+    ids = torch.arange(1, 13)[None]
+    plain, rooted = (
+        lora.attach(small(), lora_r=4, lora_alpha=8, use_rslora=root) for root in (False, True)
+    )
+    for name, p in rooted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+            plain.get_parameter(name).data.copy_(p.detach() * 2)
+    layer = rooted.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == 8 / 4**0.5
+    with torch.no_grad():
+        assert torch.allclose(plain.eval()(ids).logits, rooted.eval()(ids).logits, atol=1e-6)
+        lora.save(rooted, tmp_path / "a", base="tiny")
+        config = json.loads((tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8"))
+        assert config["use_rslora"] and config["r"] == 4 and config["lora_alpha"] == 8
+        again = lora.load(small(), tmp_path / "a")
+        assert torch.equal(again(ids).logits, rooted(ids).logits)
+
+
+def test_dora_is_written_and_read_back(tmp_path):
+    ids = torch.arange(1, 13)[None]
+    model = lora.attach(small(), lora_r=4, targets="attention", use_dora=True)
+    for name, p in model.named_parameters():
+        if "lora_B" in name or "magnitude" in name:
+            p.data += 0.1
+    lora.save(model, tmp_path / "a", base="tiny")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["use_dora"] and config["target_modules"] and "up_proj" not in config
+    with torch.no_grad():
+        again = lora.load(small(), tmp_path / "a")
+        assert torch.equal(again(ids).logits, model.eval()(ids).logits)
+
+
+def test_dora_refuses_a_divided_model():
+    model = small()
+    model.rescaled = 64
+    with pytest.raises(InputError, match="--use-dora: .* float16"):
+        lora.attach(model, use_dora=True)
 
 
 # -- saved and loaded

@@ -39,6 +39,7 @@ def tiny(
     kv_heads=2,
     rank=4,
     dtype=torch.float32,
+    targets="all-linear",
 ):
     """(a small model with random weights and adapters, its shape)."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -56,7 +57,7 @@ def tiny(
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(kind, **values), dtype=dtype
     ).requires_grad_(False)
-    return lora.attach(model, lora_r=rank, lora_alpha=8).train(), shape(
+    return lora.attach(model, lora_r=rank, lora_alpha=8, targets=targets).train(), shape(
         "tiny", {"model_type": kind, **values}
     )
 
@@ -91,9 +92,20 @@ def test_shapes_have_the_parameters_of_the_models_that_transformers_builds(name)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-@pytest.mark.parametrize("B, T, rank", [(2, 16, 4), (1, 34, 3)])
-def test_operations_are_those_that_torch_counts(kind, gradient_checkpointing, B, T, rank):
-    net, s = tiny(kind, rank=rank)
+@pytest.mark.parametrize(
+    "B, T, rank, targets",
+    [
+        (2, 16, 4, "all-linear"),
+        (1, 34, 3, "all-linear"),
+        (2, 16, 4, "attention"),
+        (1, 16, 4, "q_proj,v_proj"),
+        (1, 16, 4, "o_proj"),
+        (2, 16, 4, "up_proj,down_proj"),
+        (1, 16, 4, "down_proj"),
+    ],
+)
+def test_operations_are_those_that_torch_counts(kind, gradient_checkpointing, B, T, rank, targets):
+    net, s = tiny(kind, rank=rank, targets=targets)
     in_place = {
         torch.ops.aten.addmm_: lambda out, a, b, *rest, out_shape=None, **options: (
             2 * a[0] * a[1] * b[1]
@@ -109,11 +121,65 @@ def test_operations_are_those_that_torch_counts(kind, gradient_checkpointing, B,
         max_length=T,
         batch_tokens=B * T,
         lora_r=rank,
+        lora_targets=targets,
         gradient_checkpointing=gradient_checkpointing,
         dtype="float32",
         device="cpu",
     )
     assert sum(operations(s, setting).values()) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    "targets", ["all-linear", "attention", "q_proj,v_proj", "mlp.up_proj", "down_proj"]
+)
+def test_adapters_and_optimizer_follow_the_targets(targets):
+    """Bytes of the plan against the parameters that are really trained, and AdamW's tensors."""
+    net, s = tiny(layers=7, targets=targets)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    count = sum(p.numel() for p in trained)
+    optimizer = torch.optim.AdamW(trained)
+    for p in trained:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    averages = sum(
+        t.nbytes for state in optimizer.state.values() for k, t in state.items() if k != "step"
+    )
+    setting = Setting(max_length=16, batch_tokens=32, lora_r=4, lora_targets=targets, device="cpu")
+    parts = memory(s, setting)
+    assert parts["adapters"] == 4 * count and parts["optimizer"] == averages == 8 * count
+
+
+def test_the_8_bit_optimizer_is_planned_as_bitsandbytes_keeps_it():
+    """Its tables of 256 levels are shared by all parameters and left out."""
+    net, s = tiny(layers=2, hidden=128, intermediate=256, rank=32)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    optimizer = bnb.optim.AdamW8bit(trained)
+    for p in trained:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    there = sum(
+        t.nbytes
+        for state in optimizer.state.values()
+        for k, t in state.items()
+        if k not in ("step", "qmap1", "qmap2")
+    )
+    setting = Setting(max_length=16, lora_r=32, optimizer="paged_adamw_8bit", device="cpu")
+    assert memory(s, setting)["optimizer"] == there
+    sizes = {p.numel() >= 4096 for p in trained}
+    assert sizes == {True, False}, "both kinds are there"
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"lora_targets": "q_proj,c_attn"}, "--lora-targets q_proj,c_attn: it must be all-linear"),
+        ({"lora_targets": ","}, "--lora-targets ,: it must be"),
+        ({"optimizer": "sgd"}, "--optimizer sgd: it must be one of adamw"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(options, says):
+    with pytest.raises(InputError, match=says):
+        Setting(**options)
 
 
 def kept(kind, layers, B, T, dtype):

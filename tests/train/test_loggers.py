@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -66,12 +67,13 @@ def test_a_tracker_that_fails_is_told_once_and_left_alone():
 
 def test_unknown_or_missing_trackers_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(
-        InputError, match="--report-to mlflow: choose one of tensorboard, wandb, trackio"
+        InputError, match="--report-to mlflow: choose one of tensorboard, wandb, trackio, swanlab"
     ):
         open_logger("mlflow", tmp_path, {})
     for name, hidden in (
         ("wandb", "wandb"),
         ("trackio", "trackio"),
+        ("swanlab", "swanlab"),
         ("tensorboard", "torch.utils.tensorboard"),
     ):
         monkeypatch.setitem(sys.modules, hidden, None)
@@ -130,7 +132,9 @@ def run_tracker(name, folder, **env):
         "    for i in (1, 2, 3): t.log({'step': i, 'steps': 3, 'loss': 1 / i, 'tokens': 5})\n"
         "    t.close()\n"
     )
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TRACKIO"))} | {
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TRACKIO", "SWANLAB"))
+    } | {
         "HOME": str(folder),
         "HF_HOME": str(folder / "hf"),
     }
@@ -174,6 +178,54 @@ def test_trackio_writes_here_and_prints_no_token(tmp_path):
         ).stdout
         assert rows.strip() == str([(i, 1 / i) for i in (1, 2, 3)])
     assert not list((tmp_path / "hf").rglob("*.db"))
+
+
+class FakeRun:
+    def __init__(self, calls):
+        self.calls = calls
+
+    def log(self, values, step=None):
+        self.calls.append((step, values))
+
+    def finish(self):
+        self.calls.append("finish")
+
+
+@pytest.mark.parametrize("mode", [None, "online"])
+def test_swanlab_is_offline_unless_it_is_told_otherwise(mode, tmp_path, monkeypatch):
+    """A stand-in for the library: what it is started with, and what it gets."""
+    calls = []
+    module = types.ModuleType("swanlab")
+    module.config = {}
+    module.Settings = types.SimpleNamespace
+    module.init = lambda **options: calls.append(options) or FakeRun(calls)
+    monkeypatch.setitem(sys.modules, "swanlab", module)
+    monkeypatch.delenv("SWANLAB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("SWANLAB_MODE", mode)
+    tracker = open_logger("swanlab", tmp_path / "mine", {"lr": 0.1, "data": None})
+    for h in history(2):
+        tracker.log(h)
+    tracker.close()
+    start, first, second, end = calls
+    settings = vars(start.pop("settings"))
+    assert start == {
+        "project": "instruct_course",
+        "experiment_name": "mine",
+        "logdir": str(tmp_path / "mine" / "track"),
+        "config": {"lr": 0.1},
+        "mode": mode or "offline",
+    }
+    assert not any(settings["probe"].values()) and settings["terminal"]["proxy_type"] == "none"
+    assert [step for step, _ in (first, second)] == [1, 2] and end == "finish"
+    assert first[1]["loss"] == 4.0 and "steps" not in first[1]
+
+
+def test_swanlab_stays_on_this_machine_and_silent(tmp_path):
+    need("swanlab")
+    assert run_tracker("swanlab", tmp_path, SWANLAB_API_KEY="") == ""
+    for run in ("a", "b"):
+        assert any(path.is_file() for path in (tmp_path / run / "track").rglob("*"))
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

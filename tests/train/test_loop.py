@@ -20,7 +20,7 @@ from instruct_course import generate
 from instruct_course.common.errors import InputError, TrainingDiverged
 from instruct_course.data.template import Encoded
 from instruct_course.model import lora
-from instruct_course.train import batch, checkpoint, engine, loop, micro_batches
+from instruct_course.train import batch, checkpoint, engine, loop, micro_batches, state
 
 
 def trained(config=CONFIG, rows=ROWS, model=None, **options):
@@ -674,3 +674,136 @@ def test_processes_of_a_launcher_join(tmp_path, launcher):
     assert done.returncode == 0, done.stderr[-2000:]
     found = {p.name: p.read_text(encoding="utf-8") for p in tmp_path.glob("rank*")}
     assert found == {"rank0of2": "11.0", "rank1of2": "11.0"}
+
+
+# -- options
+
+
+def test_max_steps_is_shorter_or_longer_than_the_epochs():
+    """The schedule runs over them: the first half of it, or one more pass of batches."""
+    lengths = [len(r.ids) for r in ROWS]
+    two = loop.schedule_batches(lengths, CONFIG)
+    for steps in (1, 3, len(two), len(two) + 3):
+        config = loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": steps})
+        found = loop.schedule_batches(lengths, config)
+        assert len(found) == steps and found[: len(two)] == two[:steps]
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": 3, "warmup": 0.0})
+    _, history = trained(config)
+    assert [h["lr"] / config.lr for h in history] == pytest.approx([1, 2 / 3, 1 / 3])
+
+
+def test_max_steps_beats_the_epochs_as_in_transformers(tmp_path):
+    import datasets
+    from transformers import Trainer, TrainingArguments
+
+    made = datasets.Dataset.from_dict({"input_ids": [r.ids[:4] for r in ROWS[:4]]})
+    for steps in (3, 11):
+        args = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=1,
+            num_train_epochs=2,
+            max_steps=steps,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+
+        def collate(items):
+            ids = torch.tensor([item["input_ids"] for item in items])
+            return {"input_ids": ids, "labels": ids}
+
+        trainer = Trainer(model=tiny_llama(), args=args, train_dataset=made, data_collator=collate)
+        trainer.train()
+        config = loop.TrainConfig(epochs=2, max_steps=steps, batch_tokens=4)
+        assert trainer.state.global_step == steps == len(loop.schedule_batches([4] * 4, config))
+
+
+def test_each_steps_rate_is_that_of_transformers_schedule():
+    """With a warm-up; theirs is a step behind there, since it begins at zero."""
+    from transformers import get_linear_schedule_with_warmup
+
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": 20, "warmup": 0.2})
+    _, history = trained(config)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = get_linear_schedule_with_warmup(optimizer, 4, 20)
+    theirs = []
+    for _ in range(21):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    ours = [h["lr"] for h in history]
+    assert ours[:4] == pytest.approx(theirs[1:5]) and ours[4:] == pytest.approx(theirs[4:20])
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.05, 1e9])
+def test_gradients_are_clipped_to_max_grad_norm(limit, monkeypatch):
+    """The length that enters the optimizer; 0 and a very large limit change no bit."""
+    entered = []
+    real = loop.optimizer_step
+
+    def look(training):
+        grads = [p.grad for p in training.state.parameters.values() if p.grad is not None]
+        entered.append(torch.cat([g.flatten() for g in grads]).norm().item())
+        real(training)
+
+    monkeypatch.setattr(loop, "optimizer_step", look)
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"max_grad_norm": limit})
+    weights, history = trained(config)
+    before = [h["grad_norm"] for h in history]
+    if limit == 0.05:
+        assert min(before) > limit
+        assert entered == pytest.approx([limit] * len(before), rel=1e-3)
+    else:
+        assert entered == pytest.approx(before, rel=1e-5)
+        other, _ = trained(loop.TrainConfig(**config.__dict__ | {"max_grad_norm": 0.0}))
+        assert torch.equal(weights, other)
+
+
+def test_weight_decay_is_adamws():
+    """One step by hand: w (1 - lr decay) minus lr times the direction."""
+    config = loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": 1, "warmup": 0.0, "lr": 0.1})
+    start = adapter(tiny_llama())
+    plain, _ = trained(config)
+    decayed, _ = trained(loop.TrainConfig(**config.__dict__ | {"weight_decay": 0.5}))
+    assert torch.allclose(plain - decayed, 0.1 * 0.5 * start, atol=1e-6)
+    made = state.create_state(tiny_llama(), ROWS, loop.TrainConfig(weight_decay=0.25), 1)
+    assert [group["weight_decay"] for group in made.optimizer.param_groups] == [0.25]
+
+
+OPTIONS = {"weight_decay": 0.1, "max_grad_norm": 0.3, "max_steps": 7, "warmup": 0.5}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "paged_adamw_8bit"])
+def test_a_run_with_these_options_goes_on_to_the_same_bits(optimizer, tmp_path, monkeypatch):
+    """The 8-bit optimizer works on a CPU too, without pages; only tune refuses it there."""
+    monkeypatch.setattr(state, "check_optimizer", lambda name: None)
+    config = loop.TrainConfig(**CONFIG.__dict__ | OPTIONS | {"optimizer": optimizer})
+    models = [wide_llama() for _ in range(3)]
+    whole, _ = trained(config, model=models[0])
+    keep = loop.Checkpoints(tmp_path / "c", every=1, say=lambda t: None)
+    cut, _ = trained(config, model=models[1], checkpoints=keep, on_step=lambda h: h["step"] == 3)
+    again, history = trained(config, model=models[2], checkpoints=keep)
+    assert len(history) == 7 and torch.equal(again, whole) and not torch.equal(cut, whole)
+    if optimizer == "paged_adamw_8bit":
+        tensors = checkpoint.newest(keep.folder)[1]
+        assert any(t.dtype == torch.uint8 for k, t in tensors.items() if k.startswith("state1/"))
+
+
+def wide_llama():
+    """A `tiny_llama` whose adapters are large enough for averages in 8 bits (4,096 numbers)."""
+    return tiny_llama(lora_r=128)
+
+
+def test_the_optimizer_is_checked(tmp_path):
+    with pytest.raises(InputError, match="--optimizer sgd: it must be one of adamw, paged"):
+        trained(loop.TrainConfig(optimizer="sgd"))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="--optimizer paged_adamw_8bit: .* needs a GPU"):
+            trained(loop.TrainConfig(optimizer="paged_adamw_8bit"))
+    keep = loop.Checkpoints(tmp_path / "c", every=1, say=lambda t: None)
+    trained(loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": 2}), checkpoints=keep)
+    other = loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": 2, "weight_decay": 0.1})
+    with pytest.raises(InputError, match=r"weight_decay \(0.0 there, 0.1 here\)"):
+        trained(other, checkpoints=keep)
