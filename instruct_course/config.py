@@ -25,22 +25,54 @@ TARGETS = "layers that get adapters: all-linear, attention or names such as q_pr
 OPTIMIZERS = ("adamw", "paged_adamw_8bit")
 
 
+def _columns():
+    return option(
+        "which columns to read, such as instruction=ask,input=doc,output=reply; "
+        "default: found by their names",
+        None,
+    )
+
+
+def _encoding():
+    return option(
+        "of text files, such as gbk; default: UTF-8, or another that is certain from the bytes",
+        None,
+    )
+
+
+def _json_output():
+    return option("write an output that is an object or a list as JSON", False)
+
+
+def _response_marker():
+    return option(
+        "the text before the answer, such as '### Response:', where a row is one text; the "
+        "template is then verbatim",
+        None,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
     """What `tune` does. None means the default for the model, which `run.yaml` then tells."""
 
     model: str = option(MODEL, "nano")
-    data: str | None = option(
-        "rows to learn from: .json, .jsonl, .csv, .tsv, .parquet or a hub data set; "
-        "default: the built-in rows",
+    data: list[str] | None = option(
+        "rows to learn from: a file (.json, .jsonl, .csv, .tsv, .parquet, .xlsx), a folder, or a "
+        "hub data set owner/set:config@split, each with :2 or :0.5 behind it to weigh it; may be "
+        "given several times; default: the built-in rows",
         None,
     )
+    columns: str | None = _columns()
+    encoding: str | None = _encoding()
+    json_output: bool = _json_output()
+    response_marker: str | None = _response_marker()
     holdout: str | None = option(
         "rows to judge by: a share (0.1), the end of the file (last:0.1) or a file", None
     )
     template: str | None = option(
         "the prompt template; default: article where the tokenizer has its tokens, "
-        "chat for an instruct model, else alpaca",
+        "chat for an instruct model, verbatim with --response-marker, else alpaca",
         None,
         choices=("article", "article-text", "alpaca", "verbatim", "chat"),
     )
@@ -163,6 +195,10 @@ class TuneConfig:
         "refuse to start unless so many processes train together", None, at_least=1
     )
 
+    def __post_init__(self):
+        if isinstance(self.data, str):  # one source is a list of one
+            object.__setattr__(self, "data", [self.data])
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -170,6 +206,10 @@ class EvalConfig:
 
     run: str = option(RUN)
     data: str | None = option("rows to judge by; default: those that the run was judged by", None)
+    columns: str | None = _columns()
+    encoding: str | None = _encoding()
+    json_output: bool = _json_output()
+    response_marker: str | None = _response_marker()
     base: bool = option("judge the base model too, and compare", False)
     against: str | None = option("another run directory to compare with", None)
     training: str | None = option(

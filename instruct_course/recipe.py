@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
-from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
 from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
@@ -13,6 +12,7 @@ from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data import template as templates
 from instruct_course.data.encoded_rows import encode_rows
+from instruct_course.data.rows import train_and_held_out
 from instruct_course.data.template import Template
 from instruct_course.defaults import choose_template, planned_shape
 from instruct_course.evaluate.answers import Answers, best_prompt, predict, subsample
@@ -83,13 +83,8 @@ def read_rows(job: Job) -> Rows:
             rows = rows.select(range(min(config.limit, len(rows))))
         return Rows(rows, {split: dataset.builtin(split) for split in SPLITS}, "built-in rows")
     rejects = job.folder / "rejects.jsonl" if job.is_first else None
-    rows = dataset.load(config.data, skip_bad=config.skip_bad, rejects=rejects, limit=config.limit)
-    if len(rows) < 2:
-        raise InputError(
-            f"{config.data}: one row is not enough to train and to judge; give at least two"
-        )
-    rows, held = dataset.split(rows, config.holdout or "0.1", seed=config.seed)
-    return Rows(rows, {"held out": held}, config.data)
+    train, held = train_and_held_out(config, rejects=rejects, say=job.progress.say)
+    return Rows(train, {"held out": held}, ", ".join(config.data))
 
 
 def load(job: Job, rows: Rows) -> Student:
@@ -102,15 +97,20 @@ def load(job: Job, rows: Rows) -> Student:
     base = load_base(config.model, quantization=config.quantization, say=job.progress.say)
     lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
     if config.template is None:
-        job.config = config = replace(
-            config, template=choose_template(config.model, base.tokenizer)
-        )
+        job.config = config = replace(config, template=_default_template(config, base.tokenizer))
     template = templates.named(config.template, base.tokenizer)
     embedding = base.model.get_input_embeddings().weight
     token_ids = templates.prepare(template, base.tokenizer, embedding)
     fit_vocabulary(base.model, base.tokenizer)
     _encode(job, rows, base, template)
     return Student(base, template, token_ids, base.model)
+
+
+def _default_template(config: TuneConfig, tokenizer) -> str:
+    """The template where none is asked for."""
+    if config.response_marker:
+        return "verbatim"
+    return choose_template(config.model, tokenizer)
 
 
 def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:

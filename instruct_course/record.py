@@ -120,7 +120,8 @@ def _made(job: Job, student: Student, rows: Rows) -> dict:
 
 def without_paths(config: TuneConfig) -> dict:
     """Options that name files, without the paths of this machine."""
-    return {"data": _portable(config.data), "holdout": _portable(config.holdout), "out": None}
+    data = config.data and [_portable(source) for source in config.data]
+    return {"data": data, "holdout": _portable(config.holdout), "out": None}
 
 
 def _portable(text: str | None) -> str | None:

@@ -123,6 +123,11 @@ def _typed(path, known: dict[str, Field], key, value):
         mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise InputError(f"--config {path}: {key} is not an option; {mend}")
     kind = known[key].type
+    if kind == list[str] | None:  # which isinstance does not take
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise InputError(f"--config {path}: {key} is {value!r}; it must be a list of texts")
+        return value
     if isinstance(value, int) and not isinstance(value, bool) and isinstance(1.0, kind):
         value = float(value)
     elif isinstance(value, str) and isinstance(1.0, kind):  # YAML 1.1 reads 1e-3 as text

@@ -363,14 +363,28 @@ def fingerprint(rows: Iterable[dict]) -> str:
 def _as_row(ex: Example) -> dict:
     """The object that `parse` reads back as `ex`."""
     row = {name: value for name, value in asdict(ex).items() if value and name != "history"}
-    if ex.history:
-        system = [("system", row.pop("system"))] if ex.system else []
-        asked = ("user", row.pop("instruction"))
-        answered = ("assistant", row.pop("output"))
-        earlier = [(turn.role, turn.content) for turn in ex.history]
-        turns = [*system, *earlier, asked, answered]
-        row["messages"] = [{"role": role, "content": text} for role, text in turns]
+    turns = [_as_message(turn) for turn in ex.history]
+    if ex.input and turns:
+        return row | {"history": turns}
+    if turns or ex.tool_calls:
+        system = [Turn("system", row.pop("system"))] if ex.system else []
+        asked = [Turn("user", row.pop("instruction"))] if ex.instruction else []
+        row.pop("tool_calls", None)
+        said = row.pop("output")
+        said = "" if said == ex.tool_calls else said
+        rest = [*asked, Turn("assistant", said, tool_calls=ex.tool_calls)]
+        row["messages"] = [*map(_as_message, system), *turns, *map(_as_message, rest)]
     return row
+
+
+def _as_message(turn: Turn) -> dict:
+    """A turn as a message of chat data."""
+    message = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        message["tool_calls"] = json.loads(turn.tool_calls)
+    if turn.role == "assistant" and not turn.supervised:
+        message["train"] = False
+    return message
 
 
 def save(path: Path, examples: Iterable[Example]) -> None:

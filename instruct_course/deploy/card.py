@@ -102,6 +102,12 @@ def _front_matter(inputs: MergeInputs, form: str, base: str, license: str | None
     return data.to_yaml().strip()
 
 
+def _sources(data: list[str] | str | None) -> str:
+    """What a run learnt from, in words; before there could be several sources, it was one text."""
+    named = [data] if isinstance(data, str) else data
+    return ", ".join(named) if named else "the built-in rows of instruct_course"
+
+
 def _made_of(run) -> dict:
     """The fields of a card that run.json fills in."""
     made = run.made
@@ -110,7 +116,7 @@ def _made_of(run) -> dict:
     return {
         "quantization": made["base"]["quantization"],
         "fingerprint": (made["base"]["fingerprint"] or "unknown")[:16],
-        "data": config["data"] or "the built-in rows of instruct_course",
+        "data": _sources(config["data"]),
         "rows": f"{made['data']['rows']:,}",
         "sha256": made["data"]["sha256"],
         "config": ", ".join(shown),

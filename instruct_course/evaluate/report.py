@@ -21,6 +21,7 @@ from ..common.text import HAN
 from ..config import EvalConfig
 from ..data import dataset
 from ..data.example import Example
+from ..data.rows import load_rows
 from ..run import Run, open_run
 
 # isort: split
@@ -66,7 +67,7 @@ def rows_to_judge(config: EvalConfig, run: Run) -> tuple[str, list[Example], lis
     """
     heldout = run.path / "heldout.jsonl"
     if config.data:
-        rows, bad = _load_rows(config.data, config.skip_bad)
+        rows, bad = _load_rows(config)
         return Path(config.data).name, rows, bad
     if heldout.exists():
         return "held-out rows of the run", _examples(dataset.load(heldout)), []
@@ -84,11 +85,11 @@ def _examples(rows) -> list[Example]:
     return [dataset.example(row) for row in rows]
 
 
-def _load_rows(path: str, skip_bad: bool) -> tuple[list[Example], list[dict]]:
-    """(the rows of a file, what was left out as bad)."""
+def _load_rows(config: EvalConfig) -> tuple[list[Example], list[dict]]:
+    """(the rows of --data, what was left out as bad)."""
     with tempfile.TemporaryDirectory() as folder:
         rejects = Path(folder) / "rejects.jsonl"
-        rows = _examples(dataset.load(path, skip_bad=skip_bad, rejects=rejects))
+        rows = _examples(load_rows([config.data], config, rejects=rejects))
         lines = rejects.read_text(encoding="utf-8").splitlines() if rejects.exists() else []
     bad = [json.loads(line) for line in lines]
     return rows, [{"row": row["row"], "reason": row["reason"]} for row in bad]

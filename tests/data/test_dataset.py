@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from instruct_course.common.errors import InputError
 from instruct_course.data import dataset, files
 from instruct_course.data.example import Example, Turn
+from instruct_course.data.formats import Reader
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FILLED = TEXT.filter(str.strip)
@@ -244,3 +246,14 @@ def test_fingerprint_is_of_content_and_order(tmp_path):
         for n, r in (("1.csv", [a, b]), ("2.jsonl", [a, b]), ("3.jsonl", [b, a]))
     ]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    """Histories, marks, tools and calls of the fixtures of all forms."""
+    forms = sorted((Path(__file__).parent / "forms").glob("*.json"))
+    read = [json.loads(form.read_text(encoding="utf-8")) for form in forms]
+    read = [form for form in read if "example" in form]
+    examples = [Reader(**form.get("options", {})).parse(form["row"]) for form in read]
+    dataset.save(tmp_path / "rows.jsonl", examples)
+    back = [dataset.example(row) for row in dataset.load(tmp_path / "rows.jsonl")]
+    assert back == examples and any(ex.tool_calls for ex in back) and any(ex.history for ex in back)
