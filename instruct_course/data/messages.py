@@ -204,7 +204,18 @@ MARKED = "marks to learn from turns that are no answers are not followed"
 
 
 def read_message(where: str, message) -> Message:
-    """One message of any dialect; ValueError says what is wrong with it."""
+    """One message of any dialect.
+
+    Args:
+        where: what the error names, such as "turn 3 of 'messages'".
+        message: an object with a role, a content, and perhaps calls of tools and marks.
+
+    Returns:
+        The message as a turn; one of a tool is never learnt from.
+
+    Raises:
+        ValueError: the message is wrong, or holds what cannot be read.
+    """
     if not isinstance(message, dict):
         raise ValueError(f'{where} is {kind_of(message)}; write {{"role": …, "content": …}}')
     fields = {str(k).strip().casefold(): v for k, v in message.items() if v is not None}
