@@ -26,7 +26,7 @@ import math
 import re
 import unicodedata
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 
 from ..common.errors import InputError
 
@@ -196,6 +196,37 @@ def first_answer(value):
 
 
 # %% ../../nbs/workshop/01_fields.ipynb #fields-row
+def _listed(columns) -> str:
+    """Names of columns for an error."""
+    return " ".join(", ".join(map(str, columns)).split())[:200] or "none"
+
+
+def _chosen_column(columns: tuple[str, ...], field: str, name: str) -> str:
+    """The one of the columns that the user has chosen for a field, spelt as in the file."""
+    same = [other for other in columns if column_key(other) == column_key(name)]
+    if not same:
+        raise ValueError(
+            f"the column '{name}' of --columns {field}={name} is missing "
+            f"(its columns are {_listed(columns)}); name one of them"
+        )
+    return name if name in same else same[0]
+
+
+@lru_cache(maxsize=1024)  # the rows of a file mostly have the same columns
+def _carried(columns: tuple[str, ...], chosen: tuple[tuple[str, str], ...]) -> dict:
+    """{field: the columns that may carry it}, usual names first, or the one that is chosen."""
+    found = {
+        field: [_chosen_column(columns, field, name)] if name else [] for field, name in chosen
+    }
+    taken = {name for names in found.values() for name in names}
+    own = set(found)
+    placed = [(*_PLACES[key], name) for name in columns if (key := column_key(name)) in _PLACES]
+    for _, field, name in sorted(placed):
+        if field not in own and name not in taken:
+            found.setdefault(field, []).append(name)
+    return found
+
+
 class Row:
     """A raw row, by field in place of column; it remembers which columns were read.
 
@@ -218,38 +249,15 @@ class Row:
         self.used: list[str] = []
         self.notes: list[str] = []
         self.unread: list[str] = []
-        self._carried = {field: [name] if name else [] for field, name in self._choices()}
-        taken = {name for names in self._carried.values() for name in names}
-        placed = [(*_PLACES[key], name) for name in values if (key := column_key(name)) in _PLACES]
-        for _, field, name in sorted(placed):
-            if field not in self.chosen and name not in taken:
-                self._carried.setdefault(field, []).append(name)
+        self._carried = dict(_carried(tuple(values), tuple(self.chosen.items())))
         for field, names in self._carried.items():
             if len(names) > 1:
                 filled = [name for name in names if not is_empty(self.value(name))]
                 self._carried[field] = filled or names
 
-    def _choices(self) -> list[tuple[str, str | None]]:
-        """(field, column that the user has chosen for it) for each choice."""
-        return [(field, self._chosen_column(field)) for field in self.chosen]
-
-    def _chosen_column(self, field: str) -> str | None:
-        """The column that the user has chosen for a field; None where it is not to be read."""
-        name = self.chosen[field]
-        if not name or name in self.values:
-            return name or None
-        key = column_key(name)
-        for other in self.values:
-            if column_key(other) == key:
-                return other
-        raise ValueError(
-            f"the column '{name}' of --columns {field}={name} is missing "
-            f"(its columns are {self.columns()}); name one of them"
-        )
-
     def columns(self) -> str:
         """The names of all columns, for an error."""
-        return " ".join(", ".join(map(str, self.values)).split())[:200] or "none"
+        return _listed(self.values)
 
     def value(self, name: str):
         """What stands in a column; of several answers the first."""
@@ -274,6 +282,8 @@ class Row:
             ValueError: two columns carry the field, with different values.
         """
         found = self.candidates(field) if among is None else among
+        if not found:
+            return None
         for other in found[1:]:
             if self.value(other) != self.value(found[0]):
                 raise ValueError(
@@ -281,7 +291,7 @@ class Row:
                     f"say which one with --columns {field}={found[0]}"
                 )
         self.used += [name for name in found if name not in self.used]
-        return found[0] if found else None
+        return found[0]
 
     def filled(self, field: str) -> bool:
         """Whether any column carries the field and is not empty; none counts as read by this."""

@@ -216,7 +216,7 @@ def _extras(row: Row) -> dict[str, str]:
     """The texts under the names of `KEPT`, which describe a row and are not learnt from."""
     kept = {}
     for name in KEPT:
-        column = row.chosen.get(name) or name
+        column = next(iter(row.candidates(name) if name in row.chosen else [name]), None)
         value = row.values.get(column)
         if isinstance(value, str) and column not in row.used:
             kept[name] = check_text(f"the field '{column}'", value)

@@ -7,6 +7,7 @@ __all__ = [
     "THINKING",
     "MEDIA",
     "CALLS",
+    "PLAIN",
     "READ",
     "THOUGHT",
     "MARKED",
@@ -129,7 +130,7 @@ def _call(where: str, call) -> dict:
         )
     if not isinstance(from_json(called.get("arguments") or {}), dict):
         raise ValueError(
-            f"{where} calls {shown(name)} with arguments that are no JSON object; mend or remove them"
+            f"{where} calls {shown(name)} with arguments that are no JSON object; mend them"
         )
     return call
 
@@ -175,7 +176,8 @@ def read_tools(where: str, value) -> str:
 THINKING = ("reasoning_content", "thinking", "reasoning")
 MEDIA = ("images", "image", "audio", "audios", "video", "videos")
 CALLS = ("tool_calls", "function_call", "tool_call_id")
-READ = {"role", "from", "content", "value", "train_detail", *FLAGS, *CALLS, *THINKING, *MEDIA}
+PLAIN = {"role", "from", "content", "value"}
+READ = {*PLAIN, "train_detail", *FLAGS, *CALLS, *THINKING, *MEDIA}
 
 
 @dataclass(frozen=True)
@@ -202,12 +204,25 @@ MARKED = "marks to learn from turns that are no answers are not followed"
 
 
 def read_message(where: str, message) -> Message:
-    """One message of any dialect; ValueError says what is wrong with it."""
+    """One message of any dialect.
+
+    Args:
+        where: what the error names, such as "turn 3 of 'messages'".
+        message: an object with a role, a content, and perhaps calls of tools and marks.
+
+    Returns:
+        The message as a turn; one of a tool is never learnt from.
+
+    Raises:
+        ValueError: the message is wrong, or holds what cannot be read.
+    """
     if not isinstance(message, dict):
         raise ValueError(f'{where} is {kind_of(message)}; write {{"role": …, "content": …}}')
     fields = {str(k).strip().casefold(): v for k, v in message.items() if v is not None}
     role = _role(where, fields)
     content = _content(where, role, fields)
+    if role in ("system", "user", "assistant") and not fields.keys() - PLAIN and content.strip():
+        return Message(Turn(role, content))
     if role == "call":
         calls, content = read_calls(where, content), ""
     else:

@@ -44,7 +44,20 @@ def refuse_transcript(row: Row) -> None:
 
 
 def split_text(row: Row, name: str, marker: str) -> tuple[str, Example]:
-    """(form, example) of a text: all up to the last marker is the prompt, the rest the answer."""
+    """A text in two: all up to the last marker's end is the prompt, the rest the answer.
+
+    Args:
+        row: the row that holds the text.
+        name: its column.
+        marker: what stands before the answer.
+
+    Returns:
+        The form, for a summary, and an example: the prompt verbatim as its instruction, the answer
+        verbatim as its output.
+
+    Raises:
+        ValueError: the marker or the answer is missing, or another column belongs to the prompt.
+    """
     text = check_text(f"the field '{name}'", row.values[row.find("text", [name])])
     at = text.rfind(marker)
     if at < 0:

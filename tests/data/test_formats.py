@@ -245,6 +245,12 @@ def test_a_wrong_list_of_names_is_one_sentence(text, says):
     assert says in str(error.value) and "--columns" in str(error.value)
 
 
+def test_a_task_may_have_its_own_name_or_be_left_out():
+    row = {"prompt": "a", "completion": "b", "task": "t", "Kind": "k"}
+    assert Reader(columns="task=kind").parse(row) == Example("a", output="b", task="k")
+    assert Reader(columns="task=").parse(row) == Example("a", output="b")
+
+
 def test_a_chosen_column_that_is_missing_names_those_that_are_there():
     said = refusal({"ask": "a", "reply": "b"}, columns="instruction=ask,output=answer")
     assert "the column 'answer' of --columns output=answer is missing" in said
