@@ -253,7 +253,7 @@ def _json_form(text: Callable[[], TextIO], *, lines: bool) -> str:
         is_long = len(first) == _FIRST_LINE
         first = first.strip()
         is_row = not is_long and _is_json(first)
-        more = not is_long and any(line.strip() for line in file)
+        more = any(block.strip() for block in iter(lambda: file.read(_BLOCK), ""))
     if first.startswith("["):
         return "lines" if lines and is_row and more else "list"
     if not first.startswith("{"):
