@@ -154,8 +154,6 @@ def _members(window: _Window) -> Iterator[tuple[str, object]]:
     if sign != "}":
         raise ValueError(_NO_BRACKET)
     window.at += 1
-    if window.peek():
-        raise ValueError("there is text after the closing '}'; one row per line is .jsonl")
 
 
 def _kind(value) -> str:
@@ -217,6 +215,8 @@ def _read_object(path: Path, text: Callable[[], TextIO], say: Callable) -> Itera
         window = _Window(file, _BLOCK)
         window.peek()
         kinds = {key: _kind(value) for key, value in _members(window)}
+        if window.peek():
+            raise ValueError("there is text after the closing '}'; one row per line is .jsonl")
     key = _key_of_rows(path, kinds, say)
     if key is None and set(kinds.values()) in ({"list"}, {"index"}):
         yield from enumerate(_column_rows(text), 1)
@@ -232,35 +232,55 @@ def _read_object(path: Path, text: Callable[[], TextIO], say: Callable) -> Itera
 
 
 # %% ../../nbs/workshop/01_files.ipynb #files-json-form
-_FIRST_LINE = 64 << 20  # characters; a longer first line is one list or object
+_FIRST_LINE = 1 << 20  # characters that are parsed to know the form
 
 
-def _json_form(file: TextIO, *, lines: bool) -> str:
-    """The form of a JSON file: "lines", "list" or "object"; `lines` where the suffix says so."""
-    usual = "lines" if lines else "list"
-    first = "\n"
-    while first and not first.strip():
-        first = file.readline(_FIRST_LINE)
-    first = first.strip()
+def _is_json(text: str) -> bool:
+    """Whether a text is one JSON value."""
     try:
-        json.loads(first)
-        whole = True
+        json.loads(text)
     except (ValueError, RecursionError):
-        whole = False
-    more = any(line.strip() for line in file)
+        return False
+    return True
+
+
+def _json_form(text: Callable[[], TextIO], *, lines: bool) -> str:
+    """The form of a JSON file: "lines", "list" or "object"; `lines` where the suffix says so."""
+    first = "\n"
+    with text() as file:
+        while first and not first.strip():
+            first = file.readline(_FIRST_LINE)
+        is_long = len(first) == _FIRST_LINE
+        first = first.strip()
+        is_row = not is_long and _is_json(first)
+        more = any(block.strip() for block in iter(lambda: file.read(_BLOCK), ""))
     if first.startswith("["):
-        return "lines" if lines and whole and more else "list"
+        return "lines" if lines and is_row and more else "list"
     if not first.startswith("{"):
-        return usual
-    if whole:
+        return "lines" if lines else "list"
+    if is_row:
         return "lines" if more else "object"
+    if is_long:
+        return _form_of_long_object(text, lines=lines)
     return "lines" if lines and not first.endswith(("{", "[")) else "object"
+
+
+def _form_of_long_object(text: Callable[[], TextIO], *, lines: bool) -> str:
+    """The form of a file that begins with an object on a long line."""
+    with text() as file:
+        window = _Window(file, _BLOCK)
+        window.peek()
+        try:
+            for _ in _members(window):
+                pass
+        except ValueError:
+            return "lines" if lines else "object"
+        return "lines" if window.peek() else "object"
 
 
 def _read_json(path: Path, text: Callable[[], TextIO], say: Callable, *, lines=False) -> Iterator:
     """The rows of a file of JSON in any of its forms."""
-    with text() as file:
-        form = _json_form(file, lines=lines)
+    form = _json_form(text, lines=lines)
     if form == "object":
         yield from _read_object(path, text, say)
         return

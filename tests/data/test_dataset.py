@@ -257,3 +257,178 @@ def test_what_is_saved_is_read_back(tmp_path):
     dataset.save(tmp_path / "rows.jsonl", examples)
     back = [dataset.example(row) for row in dataset.load(tmp_path / "rows.jsonl")]
     assert back == examples and any(ex.tool_calls for ex in back) and any(ex.history for ex in back)
+
+
+# -- several sources
+
+
+def pair(*names):
+    return [{"instruction": name, "output": f"answer to {name}"} for name in names]
+
+
+def test_several_sources_keep_row_file_and_source(tmp_path):
+    one = write(tmp_path / "one.jsonl", pair("a", "b"))
+    (tmp_path / "many").mkdir()
+    two = write(tmp_path / "many" / "2.csv", pair("c"))
+    three = write(tmp_path / "many" / "3.json", pair("d", "e"))
+    rows = dataset.load([f"{one}:2", tmp_path / "many"])
+    assert rows["instruction"][:] == list("abcde")
+    assert rows["row"][:] == [1, 2, 1, 1, 2]
+    assert rows["source"][:] == [0, 0, 1, 1, 1]
+    assert rows["file"][:] == [str(p) for p in (one, one, two, three, three)]
+
+
+def test_errors_and_rejects_name_the_right_file(tmp_path):
+    one = write(tmp_path / "one.jsonl", pair("a"))
+    (tmp_path / "many").mkdir()
+    write(tmp_path / "many" / "2.csv", pair("c"))
+    bad = write(tmp_path / "many" / "3.jsonl", [*pair("d"), {"instruction": "e"}])
+    with pytest.raises(InputError) as error:
+        dataset.load([one, tmp_path / "many"])
+    assert f"{bad}, row 2: the field 'output' is missing" in str(error.value)
+    assert "(1 of 4 rows is bad" in str(error.value)
+    rejects = tmp_path / "rejects.jsonl"
+    rows = dataset.load([one, tmp_path / "many"], skip_bad=True, rejects=rejects)
+    assert rows["instruction"][:] == ["a", "c", "d"]
+    (line,) = map(json.loads, rejects.read_text(encoding="utf-8").splitlines())
+    assert (line["file"], line["row"], line["content"]) == (str(bad), 2, {"instruction": "e"})
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_limit_stops_a_stream(monkeypatch, limit):
+    import datasets
+
+    taken = []
+
+    def load_dataset(name, config, *, split, streaming):
+        assert (name, config, split, streaming) == ("owner/set", "en", "test", True)
+        for number in range(1000):
+            taken.append(number)
+            yield pair(str(number))[0]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    said = []
+    rows = dataset.load("owner/set:en@test:0.5", limit=limit, say=said.append)
+    assert len(rows) == limit == len(taken) and len(said) == 1
+    assert rows[0]["file"] == "owner/set"
+
+
+def test_an_encoding_is_found_or_taken_and_said(tmp_path):
+    path = tmp_path / "x.csv"
+    long = {"instruction": "请把下面的句子翻译成英文。", "output": "今天天气很好，我们去公园玩吧。"}
+    for row, options, says in (
+        (long, {}, [f"{path}: read as GBK; --encoding names another encoding"]),
+        ({"instruction": "狗", "output": "猫"}, {"encoding": "gbk"}, []),
+    ):
+        cells = ("instruction,output", ",".join(row.values()))
+        path.write_bytes("\r\n".join(cells).encode("gbk"))
+        said = []
+        (got,) = dataset.load(path, say=said.append, **options)
+        assert (got["instruction"], got["output"]) == tuple(row.values()) and said == says
+    with pytest.raises(InputError, match="x.csv: .*encoding is not certain.*--encoding"):
+        dataset.load(path)
+    with pytest.raises(InputError, match="x.csv: there is no text encoding named 'gbkk'"):
+        dataset.load(path, encoding="gbkk")
+
+
+def test_a_damaged_archive_is_one_sentence(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(b"no archive")
+    with pytest.raises(InputError, match="x.jsonl.gz: the compressed file is cut off or damaged"):
+        dataset.load(path)
+
+
+def test_a_reader_says_what_a_row_means(tmp_path):
+    class Reader:
+        def parse(self, row):
+            if row["q"] == "bad":
+                raise ValueError("the field 'q' is bad")
+            return Example(row["q"], "", row["a"])
+
+    path = write(tmp_path / "x.jsonl", [{"q": "1", "a": "2"}, {"q": "bad", "a": ""}])
+    rows = dataset.load(path, reader=Reader(), skip_bad=True)
+    assert [dataset.example(r) for r in rows] == [Example("1", "", "2")]
+    with pytest.raises(InputError, match="x.jsonl, row 2: the field 'q' is bad"):
+        dataset.load(path, reader=Reader())
+    other = write(tmp_path / "y.jsonl", [{"q": "3", "a": "4"}])
+    _, held = dataset.split(rows, str(other), reader=Reader())
+    assert held["instruction"][:] == ["3"]
+
+
+def test_a_holdout_may_be_a_data_set(tmp_path, monkeypatch):
+    import datasets
+
+    def load_dataset(name, config, *, split, streaming):
+        return iter(pair("b", "z")) if split == "test" else iter(())
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    rows = dataset.load(write(tmp_path / "x.jsonl", pair("a", "b", "c")))
+    train, held = dataset.split(rows, "owner/set@test")
+    assert train["instruction"][:] == ["a", "c"] and held["instruction"][:] == ["b", "z"]
+
+
+# -- weights
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    weights=st.lists(st.sampled_from([0.1, 0.5, 1, 1.5, 2, 2.25, 3]), min_size=3, max_size=3),
+    seed=st.integers(0, 3),
+)
+def test_weights_repeat_and_thin_out(tmp_path_factory, sizes, weights, seed):
+    folder = tmp_path_factory.mktemp("w")
+    names = [[f"{s}-{i}" for i in range(size)] for s, size in enumerate(sizes)]
+    files_ = [write(folder / f"{s}.jsonl", pair(*part)) for s, part in enumerate(names)]
+    sources = [f"{path}:{weight}" for path, weight in zip(files_, weights)]
+    rows = dataset.load(sources)
+    got = dataset.weighted(rows, sources, seed=seed)["instruction"][:]
+    for part, weight in zip(names, weights):
+        counts = [got.count(name) for name in part]
+        assert set(counts) <= {int(weight), int(weight) + 1}
+        extra = round((weight - int(weight)) * len(part))
+        assert sum(counts) == max(1, int(weight) * len(part) + extra)
+    assert len(got) == sum(got.count(name) for part in names for name in part)
+    assert dataset.weighted(rows, sources, seed=seed)["instruction"][:] == got
+    assert dataset.weighted(rows, weights, seed=seed)["instruction"][:] == got
+
+
+def test_weights_keep_the_order_of_each_pass(tmp_path):
+    a, b = (write(tmp_path / f"{n}.jsonl", pair(f"{n}1", f"{n}2")) for n in "ab")
+    rows = dataset.load([a, b])
+    assert dataset.weighted(rows, [2, 1])["instruction"][:] == ["a1", "a2", "b1", "b2", "a1", "a2"]
+    assert dataset.weighted(rows, [1, 1]) is rows
+    assert dataset.weighted(rows, [a, b]) is rows
+
+
+def test_a_half_is_random(tmp_path):
+    path = write(tmp_path / "x.jsonl", pair(*map(str, range(20))))
+    rows = dataset.load(path)
+    drawn = [dataset.weighted(rows, [0.5], seed=s)["instruction"][:] for s in range(3)]
+    assert [len(d) for d in drawn] == [10, 10, 10] and len(set(map(tuple, drawn))) == 3
+    assert all(d == sorted(d, key=int) for d in drawn)
+
+
+def test_no_copy_of_a_held_out_question_is_trained_on(tmp_path):
+    path = write(tmp_path / "x.jsonl", pair(*map(str, range(30))))
+    other = write(tmp_path / "y.jsonl", pair(*map(str, range(20, 40))))
+    sources = [f"{path}:3", f"{other}:0.5"]
+    train, held = dataset.split(dataset.load(sources), "0.3", seed=1)
+    mixed = dataset.weighted(train, sources)
+    assert not set(mixed["instruction"][:]) & set(held["instruction"][:])
+    of_path = [r["instruction"] for r in mixed if r["file"] == str(path)]
+    assert len(of_path) == 3 * len(set(of_path)) > 30
+
+
+BUILTIN_PRINTS = {
+    "train": "c4c5988e73ba",
+    "dev": "553a35114625",
+    "inputs": "f6641009ff1e",
+    "wordings": "af566d48d78a",
+    "knowledge": "d12e24da3614",
+}
+
+
+def test_the_built_in_rows_are_what_they_were():
+    prints = {split: dataset.fingerprint(dataset.builtin(split))[:12] for split in dataset.BUILTIN}
+    assert prints == BUILTIN_PRINTS
