@@ -33,6 +33,7 @@ dependencies = {requirements}
 [project.optional-dependencies]
 eval = {eval_requirements}
 serve = {serve_requirements}
+modelscope = {modelscope_requirements}
 course = {course_requirements}
 dev = {dev_requirements}
 
@@ -73,7 +74,7 @@ filterwarnings = ["ignore::DeprecationWarning"]
 """
 
 
-EXTRAS = ("eval", "serve", "course", "dev")
+EXTRAS = ("eval", "serve", "modelscope", "course", "dev")
 
 
 def values(settings: dict[str, str]) -> dict[str, str]:
