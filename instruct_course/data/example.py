@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["Turn", "Example"]
 
-# %% ../../nbs/01_data.ipynb #data-example-class
+# %% ../../nbs/01_data.ipynb #data-turn-class
 from dataclasses import dataclass
 
 
@@ -24,17 +24,17 @@ class Turn:
     tool_calls: str = ""
 
 
+# %% ../../nbs/01_data.ipynb #data-example-class
 @dataclass(frozen=True)
 class Example:
     """One row: an instruction c, an input x and an output y.
 
     Attributes:
-        instruction: what to do (指令); empty only where the history ends with a tool's result.
-        input: what to do it to (输入); may be empty.
-        output: a good answer (输出); empty only where it is asked for.
+        instruction: what to do (指令); empty only after a tool's result, which it then answers.
+        input, output: what to do it to (输入), may be empty; a good answer (输出).
         system, history: a text before the conversation; its earlier turns.
         task, lang, wording, split: known for the built-in rows only.
-        tools, tool_calls: tools that may be called, and those that the output calls, as JSON lists.
+        tools, tool_calls: tools on offer, and those that the output calls, as JSON lists.
     """
 
     instruction: str

@@ -8,6 +8,7 @@ __all__ = [
     "GGUF",
     "GGUF_SHA256",
     "CONVERTED",
+    "MODELSCOPE",
     "WANTED",
     "DISK_RESERVE",
     "BLOCKS",
@@ -15,6 +16,8 @@ __all__ = [
     "cache_folder",
     "convert_gguf",
     "config_file",
+    "is_whole",
+    "check_room",
     "check_disk",
     "resolve",
     "fingerprint",
@@ -154,6 +157,7 @@ def _smollm2_folder(say) -> Path:
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #hub-named
+MODELSCOPE = "modelscope:"  # how the names of models on ModelScope begin
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -171,7 +175,7 @@ def _folder_or_hub_id(name: str) -> Path | str:
     is_path = name.startswith((".", "/", "~"))
     if is_path or name.count("/") != 1 and name not in HUB:
         near = difflib.get_close_matches(name, NAMES, 1)
-        names = f"use {', '.join(NAMES)}, a folder or a hub id"
+        names = f"use {', '.join(NAMES)}, a folder, a hub id or modelscope:owner/name"
         raise InputError(
             f"--model {name}: there is no such folder, and a hub id looks like owner/name; "
             + (f"did you mean {near[0]}?" if near else names)
@@ -214,11 +218,15 @@ def config_file(name: str) -> Path:
     """The config.json of a model; of one on the hub no other file is fetched.
 
     Args:
-        name: a built-in name, a folder or a hub id.
+        name: a built-in name, a folder, a hub id or modelscope:owner/name.
 
     Raises:
         InputError: as `resolve` does.
     """
+    if name.startswith(MODELSCOPE):
+        from instruct_course.model import modelscope  # which imports this module
+
+        return modelscope.config_file(name)
     found = _folder_or_hub_id(name)
     if isinstance(found, Path):
         return found / "config.json"
@@ -235,6 +243,18 @@ def config_file(name: str) -> Path:
 DISK_RESERVE = 1e9  # bytes that stay free on the disk
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether config.json and all files of weights that a model's index names are in a folder."""
+    index = folder / "model.safetensors.index.json"
+    weights = {"model.safetensors"}
+    try:
+        if index.exists():
+            weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    return all((folder / file).exists() for file in ("config.json", *weights))
+
+
 def _whole_snapshot(hub_id: str) -> Path | None:
     """The folder of a model in the hub's cache, if all that is wanted of it is there."""
     import huggingface_hub
@@ -243,14 +263,30 @@ def _whole_snapshot(hub_id: str) -> Path | None:
         snapshot = huggingface_hub.snapshot_download(
             hub_id, allow_patterns=WANTED, local_files_only=True
         )
-        folder = Path(snapshot)
-        index = folder / "model.safetensors.index.json"
-        weights = {"model.safetensors"}
-        if index.exists():
-            weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError):
         return None
-    return folder if all((folder / file).exists() for file in ("config.json", *weights)) else None
+    return Path(snapshot) if is_whole(Path(snapshot)) else None
+
+
+def check_room(name: str, need: float, cache: Path, variable: str) -> None:
+    """Refuse a download that the disk has no room for.
+
+    Args:
+        name: what the user typed.
+        need: bytes that are still to be downloaded.
+        cache: where they go; it need not exist.
+        variable: the environment variable that names another place.
+
+    Raises:
+        InputError: less is free than `need` and `DISK_RESERVE`.
+    """
+    disk = next(p for p in (cache, *cache.absolute().parents) if p.exists())
+    free = shutil.disk_usage(disk).free
+    if free < need + DISK_RESERVE:
+        raise InputError(
+            f"--model {name}: it needs {need / 1e9:.1f} GB more on the disk of its hub's cache, "
+            f"and {free / 1e9:.1f} GB are free; make room, or set {variable} to another disk"
+        )
 
 
 def check_disk(name: str, hub_id: str) -> int:
@@ -281,13 +317,7 @@ def check_disk(name: str, hub_id: str) -> int:
     whole = [path for path in blobs.glob("*") if path.suffix != ".incomplete"]
     missing = sum(f.size or 0 for f in files) - sum(path.stat().st_size for path in whole)
     need = max(0, missing)
-    disk = next(p for p in (cache, *cache.absolute().parents) if p.exists())
-    free = shutil.disk_usage(disk).free
-    if free < need + DISK_RESERVE:
-        raise InputError(
-            f"--model {name}: {hub_id} needs {need / 1e9:.1f} GB more on the disk of the hub's "
-            f"cache, and {free / 1e9:.1f} GB are free; make room, or set HF_HOME to another disk"
-        )
+    check_room(name, need, cache, "HF_HOME")
     return need
 
 
@@ -298,7 +328,7 @@ def resolve(name: str, *, say=print) -> Path:
     A download that broke off goes on where it was.
 
     Args:
-        name: a built-in name (`NAMES`), a folder or a hub id.
+        name: a built-in name (`NAMES`), a folder, a hub id or modelscope:owner/name.
         say: is told, in one line, what will be downloaded, before it is.
 
     Raises:
@@ -306,6 +336,10 @@ def resolve(name: str, *, say=print) -> Path:
     """
     if name == "smollm2":
         return _smollm2_folder(say)
+    if name.startswith(MODELSCOPE):
+        from instruct_course.model import modelscope  # which imports this module
+
+        return modelscope.resolve(name, say=say)
     found = _folder_or_hub_id(name)
     if isinstance(found, Path):
         return found
