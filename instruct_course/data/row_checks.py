@@ -13,7 +13,7 @@ from ..common.errors import InputError
 from . import template as templates
 from . import writing
 from .example import Example
-from .findings import excerpt
+from .tally import excerpt
 from .template import IGNORE_INDEX, Encoded, Template
 
 # %% ../../nbs/workshop/01_row_checks.ipynb #row-checks-answer
@@ -24,7 +24,7 @@ _MARKERS = re.compile(
 )
 _SPEAKER = re.compile(r"\s*(?:Assistant|ASSISTANT|AI|ChatGPT|Bot|Human|助手|助理|人类)\s?[:：]")
 _PLACEHOLDER = re.compile(
-    r"[\[<({\s]*(?:todo|tbd|tba|fixme|n/?a|xxx+|placeholder|lorem ipsum.*|"
+    r"[\[<({\s]*(?:todo|tbd|tba|fixme|n/a|xxx+|placeholder|lorem ipsum.*|"
     r"(?:insert|your|write|add)(?: the| an| your)? (?:answer|response|text|output)(?: here)?|"
     r"待补充|待填写?|此处填写.*|答案待定|略)[\]>)}.。!\s]*",
     re.I | re.S,
@@ -58,15 +58,24 @@ def _show(match: re.Match | None) -> str | None:
     return None if match is None else excerpt(match.string, *match.span())
 
 
+def _markers(ex: Example) -> str | None:
+    might = any(sign in ex.output for sign in ("##", "<", "[", "Below is"))
+    return _show(_MARKERS.search(ex.output)) if might else None
+
+
+def _ai_phrase(ex: Example) -> str | None:
+    might = any(word in ex.output for word in ("AI", "ntelligence", "智能"))
+    return _show(_AI_PHRASE.search(ex.output)) if might else None
+
+
 def _empty(ex: Example) -> str | None:
     nothing = _INVISIBLE.fullmatch(ex.output) and not ex.tool_calls
     return f"question: {excerpt(ex.instruction)}" if nothing else None
 
 
 def _punctuation(ex: Example) -> str | None:
-    if not ex.output.strip() or is_codish(ex):
-        return None
-    return _show(_PUNCTUATION.fullmatch(ex.output))
+    match = _PUNCTUATION.fullmatch(ex.output)
+    return None if not ex.output.strip() or match is None or is_codish(ex) else _show(match)
 
 
 def _space_before(ex: Example) -> str | None:
@@ -161,14 +170,14 @@ def _changed(ex: Example) -> str | None:
 # %% ../../nbs/workshop/01_row_checks.ipynb #row-checks-text
 TEXT_CHECKS: dict[str, Callable[[Example], str | None]] = {
     "empty-answer": _empty,
-    "template-in-answer": lambda ex: _show(_MARKERS.search(ex.output)),
+    "template-in-answer": _markers,
     "speaker-label": lambda ex: _show(_SPEAKER.match(ex.output)),
     "space-before-answer": _space_before,
     "space-after-answer": _space_after,
     "punctuation-answer": _punctuation,
     "answer-is-question": _echo,
     "placeholder-answer": lambda ex: _show(_PLACEHOLDER.fullmatch(ex.output[:200])),
-    "ai-phrase": lambda ex: _show(_AI_PHRASE.search(ex.output)),
+    "ai-phrase": _ai_phrase,
     "refusal": lambda ex: _show(_REFUSAL.match(ex.output)),
     "escape-remnants": _remnants,
     "mojibake": _mojibake,

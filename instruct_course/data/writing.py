@@ -56,6 +56,9 @@ _CODE = re.compile(
 )
 
 
+_LOOK = 300  # characters of a text that tell its language
+
+
 def is_translation(question: str) -> bool:
     """Whether a question speaks of languages, so that another one is expected in the answer."""
     return bool(_TRANSLATION.search(question))
@@ -68,6 +71,8 @@ def is_code(text: str) -> bool:
 
 def changes_language(question: str, answer: str) -> bool:
     """Whether an answer is in zh where the question is in en, or the other way round."""
+    whole = question
+    question, answer = question[-_LOOK:], answer[:_LOOK]
     han = len(_HAN.findall(answer)) if not answer.isascii() else 0
     if han >= 8:
         changed = language(question) == "en" and not _HAN.search(question)
@@ -77,7 +82,7 @@ def changes_language(question: str, answer: str) -> bool:
         ) and not is_code(answer)
     else:
         return False
-    return changed and not is_translation(question)
+    return changed and not is_translation(whole)
 
 
 # %% ../../nbs/workshop/01_writing.ipynb #writing-mojibake
@@ -104,13 +109,10 @@ def _undone(run: str, encoding: str) -> str:
             if ord(character) > 0xFF:
                 break
             data.append(ord(character))
-    for end in range(len(data), 1, -1):
-        try:
-            text = bytes(data[:end]).decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        return text
-    return ""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return data[: error.start].decode("utf-8")
 
 
 def mojibake(text: str) -> re.Match | None:
