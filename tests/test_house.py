@@ -152,6 +152,7 @@ LEVELS = (
     "plan",
     "deploy",
     "defaults",
+    "preflight",
     "job",
     "record",
     "recipe",
