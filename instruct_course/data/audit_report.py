@@ -49,7 +49,7 @@ def facts(report: dict) -> list[tuple[str, str]]:
         ("masked tokens", f"{tokens['masked']:,} ({tokens['masked'] / total:.1%})"),
         ("tokens cut off inputs", f"{tokens['cut']:,}"),
         ("tokens per row, answer", " · ".join(_spread(report, n) for n in ("row", "answer"))),
-        ("languages", ", ".join(shares) or "-"),
+        ("languages of answers", ", ".join(shares) or "-"),
     ]
 
 

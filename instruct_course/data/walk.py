@@ -181,7 +181,8 @@ class Walk:
     def _text(self, number: int, ex: Example, file: str) -> None:
         answer = ex.output.strip()
         self.answers.append(len(answer))
-        self.languages[writing.language(f"{ex.instruction[:300]}\n{answer[:300]}")] += 1
+        tongue = writing.language(answer[:300]) or writing.language(ex.instruction[:300])
+        self.languages[tongue] += 1
         if len(answer) == 1 and answer.isalnum():
             self.tally.add("one-character-answer", number, excerpt(ex.instruction), file=file)
         if len(answer) >= _LONG and "\n" not in answer and not writing.is_code(answer):
