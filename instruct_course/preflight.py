@@ -6,6 +6,7 @@ from pathlib import Path
 
 from instruct_course.common.errors import InputError
 from instruct_course.common.progress import Progress
+from instruct_course.common.quiet import quiet_transformers
 from instruct_course.config import AuditConfig
 from instruct_course.data import audit as audits
 from instruct_course.data import dataset
@@ -93,19 +94,20 @@ def audit(config: AuditConfig | None = None, *, quiet: bool = False, **options) 
         rejects = Path(scratch) / "rejects.jsonl"
         rows, held = _read_rows(config, rejects)
         try:
-            return audits.audit(
-                [rows],
-                tokenizer,
-                template,
-                held=held,
-                model=config.model,
-                max_length=config.max_length,
-                truncate_response=config.truncate_response,
-                rejects=_rejected(rejects),
-                end_token_added=no_end,
-                fast=config.fast,
-                progress=progress,
-            )
+            with quiet_transformers():  # which warns of long rows
+                return audits.audit(
+                    [rows],
+                    tokenizer,
+                    template,
+                    held=held,
+                    model=config.model,
+                    max_length=config.max_length,
+                    truncate_response=config.truncate_response,
+                    rejects=_rejected(rejects),
+                    end_token_added=no_end,
+                    fast=config.fast,
+                    progress=progress,
+                )
         finally:
             progress.close()
 

@@ -43,12 +43,16 @@ def clean_cell(name: str, tokenizer: str, folder: Path) -> str:
     return ", ".join(alarms) or NAMED
 
 
+def escaped(name: str) -> str:
+    """A name that Markdown shows as it is."""
+    return name.replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_")
+
+
 def table(head: list[str], rows: dict[str, list[str]]) -> str:
-    """A Markdown table; a | in a name is written as the character that looks like it."""
+    """A Markdown table."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for name, cells in rows.items():
-        escaped = name.replace("|", "\\|").replace("<", "&lt;").replace("_", "\\_")
-        lines.append(f"| {escaped} | {' | '.join(cells)} |")
+        lines.append(f"| {escaped(name)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

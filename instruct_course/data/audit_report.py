@@ -60,7 +60,7 @@ def _spread(report: dict, name: str) -> str:
 
 def _where(example: dict) -> str:
     """Where an example stands."""
-    return f"{example['file']}, row {example['row']}: " if example["row"] else ""
+    return f"{Path(example['file']).name}, row {example['row']}: " if example["row"] else ""
 
 
 def _bars(made: dict) -> list[tuple[str, int]]:
@@ -126,7 +126,7 @@ def _row_texts(row: dict) -> list:
     from rich.text import Text
 
     keys = f": {', '.join(row['keys'])}" if row["keys"] else ""
-    head = Text(f"\n{row['file']}, row {row['row']}{keys}", style="bold")
+    head = Text(f"\n{Path(row['file']).name}, row {row['row']}{keys}", style="bold")
     head.append("  (green is supervised, underlined is a control token)", style="dim")
     line = Text("  ")
     for text, mark in row["tokens"]:
@@ -228,7 +228,7 @@ def _row_page(row: dict) -> str:
     )
     keys = f": {_e(', '.join(row['keys']))}" if row["keys"] else ""
     tokens = spans or "it has no tokens: it was refused"
-    return f'<h3>{_e(row["file"])}, row {row["row"]}{keys}</h3><p class="tokens">{tokens}</p>'
+    return f'<h3>{_e(Path(row["file"]).name)}, row {row["row"]}{keys}</h3><p class="tokens">{tokens}</p>'
 
 
 def _classes(tokens: Iterable[list]) -> Iterable[tuple[str, list[str]]]:

@@ -301,7 +301,8 @@ _TEXTS = (
         "contradiction",
         "harmful",
         "the same question stands there before with another answer",
-        "The model learns a mixture of both; only chance decides which one it gives.",
+        "Where one answer is right, the model learns a mixture of both; where many are (a poem, an "
+        "example), this does no harm.",
         "Keep the better answer, or ask in a way that tells them apart.",
     ),
     Kind(

@@ -225,9 +225,9 @@ class Lens:
     @cached_property
     def control(self) -> re.Pattern:
         """The names of control tokens, of three characters and more."""
-        names = {
-            name for name in templates.control_tokens(self.tokenizer).values() if len(name) > 2
-        }
+        special = self.tokenizer.special_tokens_map
+        names = {*templates.control_tokens(self.tokenizer).values(), special.get("eos_token", "")}
+        names = {name for name in names if len(name) > 2}
         return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
     @cached_property
@@ -244,8 +244,8 @@ class Lens:
             return True
         *_, tail = templates.pieces(self.template, self.tokenizer, Example("c", output="y"))
         ids = self.tokenizer(tail, add_special_tokens=False).input_ids
-        control = templates.control_tokens(self.tokenizer)
-        return any(i in control for i in ids)
+        ends = {*templates.control_tokens(self.tokenizer), self.tokenizer.eos_token_id}
+        return any(i in ends for i in ids)
 
 
 # %% ../../nbs/workshop/01_row_checks.ipynb #row-checks-tokens

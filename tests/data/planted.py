@@ -516,13 +516,13 @@ def with_rows(*more: dict | str, rows: Callable = uses):
 def own_end(tokenizer) -> Planted:
     rows = uses()
     for each in rows[::8]:
-        each["output"] += tokenizer.eos_token
+        each["output"] += tokenizer.eos_token or "<eos>"
     return Planted(rows)
 
 
 def own_control(tokenizer) -> Planted:
     rows = uses()
-    rows[3]["instruction"] += f" {tokenizer.eos_token}"
+    rows[3]["instruction"] += f" {tokenizer.eos_token or '<eos>'}"
     return Planted(rows)
 
 
