@@ -13,6 +13,7 @@ __all__ = [
     "question_key",
     "answer_key",
     "gram_hashes",
+    "distinct",
     "jaccard",
     "common_grams",
     "sketch",
@@ -90,6 +91,12 @@ def gram_hashes(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return hashes[inside], text[:count][inside]
 
 
+def distinct(values: np.ndarray) -> np.ndarray:
+    """The distinct values, sorted; for millions of hashes faster than `np.unique`."""
+    values = np.sort(values)
+    return values[np.r_[True, values[1:] != values[:-1]]] if len(values) else values
+
+
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     """What two sets (arrays without repeats) share over what they hold together; 0 if empty."""
     shared = len(np.intersect1d(one, other, assume_unique=True))
@@ -119,7 +126,7 @@ def common_grams(texts: list[str]) -> np.ndarray:
     counts = np.zeros(1 << _TABLE_BITS, dtype=np.int64)
     for at in range(0, len(texts), 500):
         hashes, text = gram_hashes(texts[at : at + 500])
-        once = np.unique((text.astype(np.int64) << _TABLE_BITS) | _slots(hashes))
+        once = distinct((text.astype(np.int64) << _TABLE_BITS) | _slots(hashes))
         counts += np.bincount(once & ((1 << _TABLE_BITS) - 1), minlength=1 << _TABLE_BITS)
     return counts > max(10, COMMON * len(texts))
 
@@ -184,7 +191,7 @@ def _candidates(bands: np.ndarray, low: np.ndarray) -> np.ndarray:
         for partner in (first[at], at - 1):
             pair = np.sort(np.stack([order[partner], order[at]], axis=1), axis=1)
             found.append(pair[:, 0] * count + pair[:, 1])
-    codes = np.unique(np.concatenate(found))
+    codes = distinct(np.concatenate(found))
     keep = []
     for part in np.array_split(codes, len(codes) // 20_000 + 1):
         agree = (low[part // max(1, count)] == low[part % max(1, count)]).mean(axis=1)
@@ -294,7 +301,7 @@ class DuplicateIndex:
         numbers = dict(zip(places, (re.findall(r"\d+", text) for text in texts)))
         hashes, text = self._rare(texts)
         ends = np.searchsorted(text, np.arange(len(texts) + 1))
-        sets = {place: np.unique(hashes[ends[k] : ends[k + 1]]) for k, place in enumerate(places)}
+        sets = {place: distinct(hashes[ends[k] : ends[k + 1]]) for k, place in enumerate(places)}
         return [jaccard(sets[i], sets[j]) if numbers[i] == numbers[j] else 0.0 for i, j in pairs]
 
 

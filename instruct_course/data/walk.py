@@ -15,6 +15,7 @@ __all__ = [
 
 # %% ../../nbs/workshop/01_walk.ipynb #walk-imports
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,8 +149,8 @@ class Walk:
         self.index = index
         self.tally = Tally()
         self.tokens = Counter(supervised=0, masked=0, cut=0)
-        self.lengths: dict[str, list[int]] = {"row": [], "answer": []}
-        self.answers: list[int] = []  # characters
+        self.lengths = {"row": array("i"), "answer": array("i")}
+        self.answers = array("i")  # characters
         self.languages = Counter()
         self.trained = 0
         self.long = [0, 0]  # long answers, those among them that are open-ended
@@ -185,9 +186,9 @@ class Walk:
         self.languages[tongue] += 1
         if len(answer) == 1 and answer.isalnum():
             self.tally.add("one-character-answer", number, excerpt(ex.instruction), file=file)
-        if len(answer) >= _LONG and "\n" not in answer and not writing.is_code(answer):
+        if len(answer) >= _LONG and "\n" not in answer:
             self.long[0] += 1
-            if not answer.endswith(_CLOSED):
+            if not answer.endswith(_CLOSED) and not writing.is_code(answer[-200:]):
                 self.long[1] += 1
                 self.tally.show("mid-sentence", number, excerpt(answer, len(answer)), file=file)
 
