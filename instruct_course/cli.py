@@ -127,6 +127,28 @@ def tune(config: configs.TuneConfig, as_json: bool):
         raise typer.Exit(130)
 
 
+@command(configs.AuditConfig, json_help="print the report as JSON and nothing else")
+def audit(config: configs.AuditConfig, as_json: bool):
+    """Say before any training what will be supervised, and what is wrong with the rows.
+
+    Exit code 2: training on these rows would be meaningless.
+    """
+    from instruct_course.data.audit import exit_code
+    from instruct_course.data.audit_report import print_report, write_page
+    from instruct_course.preflight import audit as audit_rows
+
+    report = audit_rows(config, quiet=as_json)
+    if config.html:
+        write_page(config.html, report)
+    if as_json:
+        _print_json(report)
+    else:
+        print_report(report)
+        if config.html:
+            print(f"\nwritten to {config.html}")
+    raise typer.Exit(exit_code(report))
+
+
 @command(
     configs.EvalConfig,
     name="eval",

@@ -6,6 +6,7 @@ from instruct_course.common.options import option
 
 __all__ = [
     "TuneConfig",
+    "AuditConfig",
     "EvalConfig",
     "ChatConfig",
     "ServeConfig",
@@ -198,6 +199,36 @@ class TuneConfig:
     def __post_init__(self):
         if isinstance(self.data, str):  # one source is a list of one
             object.__setattr__(self, "data", [self.data])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """What `audit` does. The options that `tune` has too mean the same here."""
+
+    data: str | None = option(
+        "the rows: .json, .jsonl, .csv, .tsv, .parquet or a hub data set; "
+        "default: the built-in rows",
+        None,
+    )
+    model: str = option(MODEL + "; only its tokenizer is fetched", "nano")
+    template: str | None = option(
+        "the prompt template; default: as tune chooses",
+        None,
+        choices=("article", "article-text", "alpaca", "chat"),
+    )
+    holdout: str | None = option(
+        "look for copies of held-out rows too: a share (0.1), the end of the file (last:0.1) "
+        "or a file",
+        None,
+    )
+    max_length: int = option("tokens per row", 1024, at_least=16)
+    truncate_response: bool = option(
+        "cut outputs that cannot fit instead of refusing the row", False
+    )
+    limit: int | None = option("look at only so many rows", None, at_least=1)
+    seed: int = option("of the random draw of held-out rows", 0)
+    fast: bool = option("look at a sample of 2,000 rows, and not for near duplicates", False)
+    html: str | None = option("write the report as one HTML page to this file, too", None)
 
 
 @dataclass(frozen=True, kw_only=True)

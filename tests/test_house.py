@@ -153,6 +153,7 @@ LEVELS = (
     "plan",
     "deploy",
     "defaults",
+    "preflight",
     "job",
     "record",
     "recipe",
