@@ -26,6 +26,12 @@ TARGETS = "layers that get adapters: all-linear, attention or names such as q_pr
 OPTIMIZERS = ("adamw", "paged_adamw_8bit")
 
 
+def _as_list(config, name: str) -> None:
+    """One text in place of a list of texts is a list of one."""
+    if isinstance(getattr(config, name), str):
+        object.__setattr__(config, name, [getattr(config, name)])
+
+
 def _columns():
     return option(
         "which columns to read, such as instruction=ask,input=doc,output=reply; "
@@ -197,25 +203,25 @@ class TuneConfig:
     )
 
     def __post_init__(self):
-        if isinstance(self.data, str):  # one source is a list of one
-            object.__setattr__(self, "data", [self.data])
+        _as_list(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
     """What `audit` does. The options that `tune` has too mean the same here."""
 
-    data: str | None = option(
-        "the rows: .json, .jsonl, .csv, .tsv, .parquet or a hub data set; "
-        "default: the built-in rows",
-        None,
-    )
+    data: list[str] | None = option("the rows, as for tune; default: the built-in rows", None)
+    columns: str | None = _columns()
+    encoding: str | None = _encoding()
+    json_output: bool = _json_output()
+    response_marker: str | None = _response_marker()
     model: str = option(MODEL + "; only its tokenizer is fetched", "nano")
     template: str | None = option(
         "the prompt template; default: as tune chooses",
         None,
-        choices=("article", "article-text", "alpaca", "chat"),
+        choices=("article", "article-text", "alpaca", "verbatim", "chat"),
     )
+    turns: str = option("answers of a conversation that are learnt", "all", choices=("all", "last"))
     holdout: str | None = option(
         "look for copies of held-out rows too: a share (0.1), the end of the file (last:0.1) "
         "or a file",
@@ -229,6 +235,9 @@ class AuditConfig:
     seed: int = option("of the random draw of held-out rows", 0)
     fast: bool = option("look at a sample of 2,000 rows, and not for near duplicates", False)
     html: str | None = option("write the report as one HTML page to this file, too", None)
+
+    def __post_init__(self):
+        _as_list(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from instruct_course.config import AuditConfig
 from instruct_course.data import audit as audits
 from instruct_course.data import dataset
 from instruct_course.data import template as templates
+from instruct_course.data.rows import load_rows, reader_for
 from instruct_course.data.walk import Source
 from instruct_course.defaults import choose_template
 from instruct_course.model import hub
@@ -86,23 +87,25 @@ def audit(config: AuditConfig | None = None, *, quiet: bool = False, **options) 
     config = config or AuditConfig(**options)
     progress = Progress(quiet)
     tokenizer = load_tokenizer(config.model)
-    name = config.template or choose_template(config.model, tokenizer)
+    usual = "verbatim" if config.response_marker else choose_template(config.model, tokenizer)
+    name = config.template or usual
     template = templates.named(name, tokenizer)
     no_end = tokenizer.eos_token_id is None
     templates.prepare(template, tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         rejects = Path(scratch) / "rejects.jsonl"
-        rows, held = _read_rows(config, rejects)
+        rows, held = _read_rows(config, rejects, progress.say)
         try:
             with quiet_transformers():  # which warns of long rows
                 return audits.audit(
-                    [rows],
+                    rows,
                     tokenizer,
                     template,
                     held=held,
                     model=config.model,
                     max_length=config.max_length,
                     truncate_response=config.truncate_response,
+                    turns=config.turns,
                     rejects=_rejected(rejects),
                     end_token_added=no_end,
                     fast=config.fast,
@@ -112,20 +115,36 @@ def audit(config: AuditConfig | None = None, *, quiet: bool = False, **options) 
             progress.close()
 
 
-def _read_rows(config: AuditConfig, rejects: Path) -> tuple[Source, Source | None]:
+def _read_rows(config: AuditConfig, rejects: Path, say) -> tuple[list[Source], Source | None]:
     """The rows to train on and those that are held out; bad ones go to the file `rejects`."""
     if config.data is None:
         rows = dataset.builtin("train")
         if config.limit:
             rows = rows.select(range(min(config.limit, len(rows))))
     else:
-        rows = dataset.load(config.data, skip_bad=True, rejects=rejects, limit=config.limit)
-    name = config.data or "built-in rows"
+        options = {"limit": config.limit, "skip_bad": True, "rejects": rejects, "say": say}
+        rows = load_rows(config.data, config, **options)
+    names = config.data or ["built-in rows"]
     if config.holdout is None:
-        return Source(rows, name), None
-    trained, held = dataset.split(rows, config.holdout, seed=config.seed)
+        return _by_source(rows, names), None
+    trained, held = dataset.split(
+        rows,
+        config.holdout,
+        seed=config.seed,
+        encoding=config.encoding,
+        reader=reader_for(config),
+    )
     is_file = len(trained) + len(held) != len(rows) or Path(config.holdout).exists()
-    return Source(trained, name), Source(held, config.holdout if is_file else name)
+    return _by_source(trained, names), Source(held, config.holdout if is_file else names[0])
+
+
+def _by_source(rows, names: list[str]) -> list[Source]:
+    """The rows of each source by itself, those without a row left out."""
+    if len(names) == 1:
+        return [Source(rows, names[0])]
+    numbers = rows["source"][:]
+    of = [[i for i, number in enumerate(numbers) if number == n] for n in range(len(names))]
+    return [Source(rows.select(some), name) for some, name in zip(of, names) if some]
 
 
 def _rejected(path: Path) -> list[dict]:

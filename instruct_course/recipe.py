@@ -9,11 +9,12 @@ from instruct_course.common.files import write_json, write_lines
 from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
-from instruct_course.data import dataset
+from instruct_course.data import audit, dataset
 from instruct_course.data import template as templates
 from instruct_course.data.encoded_rows import encode_rows
 from instruct_course.data.rows import train_and_held_out
 from instruct_course.data.template import Template
+from instruct_course.data.walk import Source
 from instruct_course.defaults import choose_template, planned_shape
 from instruct_course.evaluate.answers import Answers, best_prompt, predict, subsample
 from instruct_course.evaluate.validation import Validation
@@ -103,6 +104,7 @@ def load(job: Job, rows: Rows) -> Student:
     token_ids = templates.prepare(template, base.tokenizer, embedding)
     fit_vocabulary(base.model, base.tokenizer)
     _encode(job, rows, base, template)
+    _audit(job, rows, base, template)
     return Student(base, template, token_ids, base.model)
 
 
@@ -131,6 +133,24 @@ def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:
     if bad and job.is_first:
         with (job.folder / "rejects.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
+
+
+def _audit(job: Job, rows: Rows, base: Base, template: Template) -> None:
+    """Say in one line what a quick audit finds in rows of one's own."""
+    config = job.config
+    if config.data is None or not job.is_first:
+        return
+    report = audit.audit(
+        [Source(rows.train, rows.source)],
+        base.tokenizer,
+        template,
+        max_length=config.max_length,
+        truncate_response=config.truncate_response,
+        turns=config.turns,
+        fast=True,
+    )
+    more = "; instruct-course audit shows them" if report["findings"] else ""
+    job.progress.say(audit.summary_line(report) + more)
 
 
 def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) -> Answers:

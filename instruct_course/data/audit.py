@@ -198,6 +198,7 @@ def _shown(walk: Walk, places: Places) -> list[dict]:
             places.read([place]),
             max_length=walk.lens.max_length,
             truncate_response=walk.truncate_response,
+            turns=walk.turns,
         )[0]
         tokens = []
         if not isinstance(made, InputError):
@@ -218,6 +219,7 @@ def audit(
     model: str = "",
     max_length: int = 1024,
     truncate_response: bool = False,
+    turns: str = "all",
     rejects: Iterable[dict] = (),
     end_token_added: bool = False,
     fast: bool = False,
@@ -231,7 +233,7 @@ def audit(
         template: how rows are written.
         held: the held-out rows, checked as the others are, and for copies of them.
         model: its name, for the report.
-        max_length, truncate_response: as in `tune`.
+        max_length, truncate_response, turns: as in `tune`.
         rejects: rows that could not be read: dicts with row and reason.
         end_token_added: whether `prepare` had to add one.
         fast: look at 2,000 rows at most, and do not look for near duplicates.
@@ -252,6 +254,7 @@ def audit(
         places,
         Lens(tokenizer, template, max_length),
         truncate_response=truncate_response,
+        turns=turns,
         fast=fast,
         progress=progress,
     )

@@ -28,6 +28,7 @@ def load_rows(
     options,
     *,
     limit: int | None = None,
+    skip_bad: bool | None = None,
     rejects: Path | None = None,
     say: Callable[[str], None] | None = None,
 ):
@@ -38,6 +39,7 @@ def load_rows(
         options: a configuration with `columns`, `encoding`, `json_output`, `response_marker` and
             `skip_bad`.
         limit: the good rows to stop after.
+        skip_bad: in place of the option.
         rejects: the file for bad rows, with `skip_bad`.
         say: gets the line that names the forms and columns that were read.
 
@@ -52,7 +54,7 @@ def load_rows(
         list(sources),
         encoding=options.encoding,
         reader=reader,
-        skip_bad=options.skip_bad,
+        skip_bad=options.skip_bad if skip_bad is None else skip_bad,
         rejects=rejects,
         limit=limit,
         say=say,

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..common.errors import InputError
 from . import duplicates, writing
-from . import template as templates
+from .conversation import encode_all
 from .dataset import example
 from .duplicates import DuplicateIndex
 from .example import Example
@@ -46,30 +46,24 @@ def encode_examples(
     *,
     max_length: int,
     truncate_response: bool,
+    turns: str,
 ) -> list[list[Encoded] | InputError]:
     """Examples as tokens.
 
     Args:
-        max_length, truncate_response: as in `tune`.
+        max_length, truncate_response, turns: as in `tune`.
 
     Returns:
         For each example what is trained on, or why it is refused.
     """
-    made = []
-    for ex in examples:
-        try:
-            encoded = templates.encode(
-                template,
-                tokenizer,
-                ex,
-                max_length=max_length,
-                truncate_response=truncate_response,
-            )
-        except InputError as error:
-            made.append(error)
-        else:
-            made.append([encoded])
-    return made
+    return encode_all(
+        template,
+        tokenizer,
+        examples,
+        max_length=max_length,
+        truncate_response=truncate_response,
+        turns=turns,
+    )
 
 
 # %% ../../nbs/workshop/01_walk.ipynb #walk-source
@@ -139,13 +133,14 @@ class Walk:
 
     Args:
         lens: the tokenizer and the template.
-        truncate_response: cut answers that cannot fit, as `tune` does.
+        truncate_response, turns: as in `tune`.
         index: is told of each row, to find copies.
     """
 
-    def __init__(self, lens: Lens, truncate_response: bool, index: DuplicateIndex):
+    def __init__(self, lens: Lens, truncate_response: bool, turns: str, index: DuplicateIndex):
         self.lens = lens
         self.truncate_response = truncate_response
+        self.turns = turns
         self.index = index
         self.tally = Tally()
         self.tokens = Counter(supervised=0, masked=0, cut=0)
@@ -165,6 +160,7 @@ class Walk:
             examples,
             max_length=self.lens.max_length,
             truncate_response=self.truncate_response,
+            turns=self.turns,
         )
         self.index.add(examples)
         for number, ex, made in zip(numbers, examples, encoded):
@@ -223,6 +219,7 @@ def walk_rows(
     lens: Lens,
     *,
     truncate_response: bool = False,
+    turns: str = "all",
     fast: bool = False,
     progress=None,
 ) -> Walk:
@@ -231,7 +228,7 @@ def walk_rows(
     Args:
         places: the rows.
         lens: the tokenizer and the template.
-        truncate_response: cut answers that cannot fit, as `tune` does.
+        truncate_response, turns: as in `tune`.
         fast: keep nothing that finds near copies.
         progress: a `Progress`, which is told after two seconds; None: nobody is.
     """
@@ -240,7 +237,7 @@ def walk_rows(
         step = max(1, places.count // duplicates.SAMPLE)
         sample = places.read(list(range(0, places.count, step)))
         common = duplicates.common_grams([duplicates.whole_text(ex) for ex in sample])
-    walk = Walk(lens, truncate_response, DuplicateIndex(common))
+    walk = Walk(lens, truncate_response, turns, DuplicateIndex(common))
     began = time.monotonic()
     for file, numbers, examples in places.batches():
         walk.add(file, numbers, examples)
