@@ -293,7 +293,7 @@ def split(rows, holdout: str, *, seed: int = 0, encoding: str | None = None, rea
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-weighted
 def _copies(indices, weight: float, random) -> list:
-    """Rows to train on from one source: all of them per whole unit of weight, then a random part."""
+    """The rows of one source, once per whole unit of its weight, and a random part of them."""
     import numpy as np
 
     whole = int(weight)
