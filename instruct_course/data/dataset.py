@@ -293,7 +293,7 @@ def split(rows, holdout: str, *, seed: int = 0, encoding: str | None = None, rea
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-weighted
 def _copies(indices, weight: float, random) -> list:
-    """Rows to train on from one source: all of them per whole unit of weight, then a random part."""
+    """The rows of one source, once per whole unit of its weight, and a random part of them."""
     import numpy as np
 
     whole = int(weight)
@@ -315,6 +315,10 @@ def weighted(rows, sources: Sequence, *, seed: int = 0):
     Returns:
         A data set: the rows in their order, then the second copies, and so on. Rows whose weights
         are all 1 come back as they are. A source with rows keeps at least one of them.
+
+    Raises:
+        InputError: a source has a bad weight.
+        ValueError: there are fewer weights than sources.
     """
     import numpy as np
 
@@ -324,6 +328,8 @@ def weighted(rows, sources: Sequence, *, seed: int = 0):
     if all(weight == 1 for weight in weights):
         return rows
     origin = np.asarray(rows["source"][:])
+    if len(origin) and origin.max() >= len(weights):
+        raise ValueError(f"the rows are from more than {len(weights)} sources; give each a weight")
     random = np.random.default_rng(seed)
     passes = {}
     for index, weight in enumerate(weights):

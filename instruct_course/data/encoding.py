@@ -77,7 +77,7 @@ def detect(sample: bytes) -> str:
 
 
 def _utf16(sample: bytes) -> str:
-    """UTF-16 of one byte order or the other; ValueError when a sample with zero bytes is neither."""
+    """The byte order of UTF-16 without a mark; ValueError when a sample with zeros has none."""
     plain = {}
     for codec in ("utf-16-le", "utf-16-be"):
         text = decoded(sample, codec) or "\0"

@@ -157,9 +157,10 @@ def _members(window: _Window) -> Iterator[tuple[str, object]]:
 
 
 def _kind(value) -> str:
-    """What a value of `_members` is: "objects", "list", "index" or "value"; reads a list to its end.
+    """What a value of `_members` is: "objects", "list", "index" or "value".
 
-    "objects" is a list with objects in it, "index" an object that numbers its values.
+    "objects" is a list with objects in it, which is read to its end; "index" an object that
+    numbers its values.
     """
     if isinstance(value, Iterator):
         has_objects = sum(isinstance(item, dict) for item in value)

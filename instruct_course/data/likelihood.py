@@ -68,7 +68,7 @@ _IMPOSSIBLE = -16.0
 
 @dataclass(frozen=True)
 class _Area:
-    """Lead bytes from `first` to `last` with second bytes from `second` on: a part of a standard."""
+    """A part of a standard: lead bytes from `first` to `last`, second bytes from `second` on."""
 
     first: int
     last: int

@@ -95,8 +95,8 @@ def parse_source(text: str | Path) -> Source:
     """Read what a user names as a source of rows.
 
     Args:
-        text: a path, or `owner/set:config@split`, or `modelscope:` and the same, each with or without
-            `:weight` at the end. Configuration and split may be left out.
+        text: a path, or `owner/set:config@split`, or `modelscope:` and the same, each with or
+            without `:weight` at the end. Configuration and split may be left out.
 
     Returns:
         Its parts. Nothing is opened, so a path need not exist.

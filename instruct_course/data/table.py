@@ -7,9 +7,11 @@ __all__ = ["SEPARATORS", "separator_of", "read_table", "read_workbook"]
 import csv
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, zip_longest
 from typing import BinaryIO, TextIO
+from xml.etree.ElementTree import ParseError
 from zipfile import BadZipFile
 
 from ..common.errors import InputError
@@ -117,6 +119,10 @@ def read_table(file: TextIO, *, separator: str | None = None) -> Iterator[tuple[
 
 
 # %% ../../nbs/workshop/01_table.ipynb #table-workbook
+_NO_WORKBOOK = "this is not a readable Excel workbook; save it as .xlsx again, without a password"
+_BROKEN = (BadZipFile, KeyError, ParseError, zlib.error)
+
+
 def _openpyxl():
     """The library that reads workbooks; InputError when it is not installed."""
     try:
@@ -136,10 +142,8 @@ def _sheet(file: BinaryIO, *, values: bool, say: Callable[[str], None]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and lists of allowed values
             book = openpyxl.load_workbook(file, read_only=True, data_only=values)
-    except (BadZipFile, KeyError, ValueError, OSError):
-        raise ValueError(
-            "this is not a readable Excel workbook; save it as .xlsx again, without a password"
-        ) from None
+    except (*_BROKEN, ValueError, OSError):
+        raise ValueError(_NO_WORKBOOK) from None
     if not book.worksheets:
         raise ValueError("the workbook holds no sheet with cells; save the table as .xlsx or CSV")
     first, *others = book.worksheets
@@ -187,8 +191,8 @@ def read_workbook(
         say: called with one line when the workbook has other sheets.
 
     Yields:
-        (number, row): the number of the row below the header, and a dict of values or the ValueError
-        of a bad row. Empty rows are passed over, and counted.
+        (number, row): the number of the row below the header, and a dict of values or the
+        ValueError of a bad row. Empty rows are passed over, and counted.
 
     Raises:
         InputError: openpyxl is not installed.
@@ -196,9 +200,17 @@ def read_workbook(
     """
     values = _sheet(file, values=True, say=say)
     formulas = _sheet(again, values=False, say=say)
+    try:
+        yield from _sheet_rows(zip(values.iter_rows(), formulas.iter_rows()))
+    except _BROKEN:
+        raise ValueError(_NO_WORKBOOK) from None
+
+
+def _sheet_rows(rows: Iterable[tuple[tuple, tuple]]) -> Iterator[tuple[int, object]]:
+    """The rows below the header, from pairs of a row's values and its formulas."""
     names = None
     number = 0
-    for cells, texts in zip(values.iter_rows(), formulas.iter_rows()):
+    for cells, texts in rows:
         if names is None:
             filled = [None if cell.value is None else str(cell.value) for cell in cells]
             names = filled if any(filled) else None

@@ -399,6 +399,8 @@ def test_weights_keep_the_order_of_each_pass(tmp_path):
     assert dataset.weighted(rows, [2, 1])["instruction"][:] == ["a1", "a2", "b1", "b2", "a1", "a2"]
     assert dataset.weighted(rows, [1, 1]) is rows
     assert dataset.weighted(rows, [a, b]) is rows
+    with pytest.raises(ValueError, match="more than 1 sources"):
+        dataset.weighted(rows, [2])
 
 
 def test_a_half_is_random(tmp_path):

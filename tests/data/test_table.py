@@ -7,7 +7,6 @@ import zipfile
 import pytest
 
 from instruct_course.common.errors import InputError
-from instruct_course.data import table
 from instruct_course.data.files import read_rows
 from instruct_course.data.table import read_table, read_workbook, separator_of
 
@@ -158,8 +157,19 @@ def test_a_broken_workbook_is_one_sentence(tmp_path):
         list(read_rows(path))
 
 
+def test_a_workbook_that_breaks_off_is_one_sentence(tmp_path):
+    path = workbook(tmp_path / "x.xlsx", {"S": [["a", "b"], *([["1", "2"]] * 50)]})
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"][:-200]
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in parts.items():
+            file.writestr(name, data)
+    with pytest.raises(ValueError, match="not a readable Excel workbook"):
+        list(read_rows(path))
+
+
 def test_without_openpyxl_the_command_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     with pytest.raises(InputError, match=r"pip install 'instruct_course\[xlsx\]'"):
         list(read_workbook(io.BytesIO(), io.BytesIO(), say=print))
-    assert table.SEPARATORS[";"] == "semicolons"
