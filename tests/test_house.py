@@ -154,6 +154,7 @@ LEVELS = (
     "defaults",
     "job",
     "record",
+    "upload",
     "recipe",
     "doctor",
     "cli",
