@@ -156,6 +156,7 @@ LEVELS = (
     "preflight",
     "job",
     "record",
+    "upload",
     "recipe",
     "doctor",
     "cli",

@@ -45,7 +45,7 @@ def results_table(before: dict, after: dict | None) -> str:
     lines += [
         "",
         f"{after['n']:,} rows were answered ({before['n']:,} by the base). In brackets: 95 % "
-        "intervals. Measured with the adapter on its 4-bit base.",
+        "intervals. Measured with the adapter on its base as it was loaded for the training.",
     ]
     return "\n".join(lines)
 
@@ -71,11 +71,19 @@ from ..model import hub
 
 SHOWN = (  # of the run's configuration
     "epochs",
+    "max_steps",
     "lr",
     "schedule",
+    "warmup_ratio",
+    "optimizer",
+    "weight_decay",
+    "max_grad_norm",
     "lora_r",
     "lora_alpha",
     "lora_dropout",
+    "lora_targets",
+    "use_rslora",
+    "use_dora",
     "noise",
     "max_length",
     "batch_tokens",

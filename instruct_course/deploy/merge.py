@@ -168,10 +168,14 @@ def _check_options(dtype: str | None, limit: int) -> None:
 # %% ../../nbs/workshop/12_merge.ipynb #merge-steps
 from .merged import judge, write_model_files
 
-WHY = (
-    "The adapter was trained on the 4-bit weights, so what they mean plus the adapter is the "
-    "model that was evaluated; the 16-bit base plus the adapter is another one."
-)
+WHY = {
+    "nf4": "The adapter was trained on the 4-bit weights, so what they mean plus the adapter is "
+    "the model that was evaluated; the 16-bit base plus the adapter is another one.",
+    "8bit": "The adapter was trained on 8-bit weights that also round their inputs; it is added "
+    "to the 16-bit base, so the merge is near the model that was evaluated and not equal to it.",
+    "none": "The adapter was trained on these weights, so the merge is the model that was "
+    "evaluated, but for rounding.",
+}
 
 
 def _new_report(inputs: MergeInputs, onto: str, dtype: torch.dtype) -> dict:
@@ -184,7 +188,7 @@ def _new_report(inputs: MergeInputs, onto: str, dtype: torch.dtype) -> dict:
         "base": {key: made[key] for key in ("name", "fingerprint", "quantization")},
         "template": inputs.template.name,
         "onto": onto,
-        "why": WHY,
+        "why": WHY[made["quantization"]],
         "dtype": str(dtype).removeprefix("torch."),
         "bytes": {},
         "report": None,

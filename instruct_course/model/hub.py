@@ -8,16 +8,11 @@ __all__ = [
     "GGUF",
     "GGUF_SHA256",
     "CONVERTED",
-    "MODELSCOPE",
-    "WANTED",
-    "DISK_RESERVE",
     "BLOCKS",
     "BLOCK_BYTES",
     "cache_folder",
     "convert_gguf",
     "config_file",
-    "is_whole",
-    "check_room",
     "check_disk",
     "resolve",
     "fingerprint",
@@ -39,6 +34,8 @@ from pathlib import Path
 from ..common.errors import InputError
 from ..common.files import ASSETS, sha256, write_folder, write_json
 from ..common.quiet import quiet_transformers
+from . import modelscope
+from .download import WANTED, check_room, is_whole
 
 HUB = {
     "smollm2-base": "HuggingFaceTB/SmolLM2-135M",
@@ -157,10 +154,6 @@ def _smollm2_folder(say) -> Path:
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #hub-named
-MODELSCOPE = "modelscope:"  # how the names of models on ModelScope begin
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-
-
 def _folder_or_hub_id(name: str) -> Path | str:
     """The folder that a name means, if it is on this machine without the hub, else its hub id."""
     if name == "nano":
@@ -223,9 +216,7 @@ def config_file(name: str) -> Path:
     Raises:
         InputError: as `resolve` does.
     """
-    if name.startswith(MODELSCOPE):
-        from instruct_course.model import modelscope  # which imports this module
-
+    if name.startswith(modelscope.PREFIX):
         return modelscope.config_file(name)
     found = _folder_or_hub_id(name)
     if isinstance(found, Path):
@@ -240,21 +231,6 @@ def config_file(name: str) -> Path:
 
 
 # %% ../../nbs/workshop/05_hub.ipynb #disk
-DISK_RESERVE = 1e9  # bytes that stay free on the disk
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether config.json and all files of weights that a model's index names are in a folder."""
-    index = folder / "model.safetensors.index.json"
-    weights = {"model.safetensors"}
-    try:
-        if index.exists():
-            weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
-    return all((folder / file).exists() for file in ("config.json", *weights))
-
-
 def _whole_snapshot(hub_id: str) -> Path | None:
     """The folder of a model in the hub's cache, if all that is wanted of it is there."""
     import huggingface_hub
@@ -266,27 +242,6 @@ def _whole_snapshot(hub_id: str) -> Path | None:
     except (OSError, ValueError):
         return None
     return Path(snapshot) if is_whole(Path(snapshot)) else None
-
-
-def check_room(name: str, need: float, cache: Path, variable: str) -> None:
-    """Refuse a download that the disk has no room for.
-
-    Args:
-        name: what the user typed.
-        need: bytes that are still to be downloaded.
-        cache: where they go; it need not exist.
-        variable: the environment variable that names another place.
-
-    Raises:
-        InputError: less is free than `need` and `DISK_RESERVE`.
-    """
-    disk = next(p for p in (cache, *cache.absolute().parents) if p.exists())
-    free = shutil.disk_usage(disk).free
-    if free < need + DISK_RESERVE:
-        raise InputError(
-            f"--model {name}: it needs {need / 1e9:.1f} GB more on the disk of its hub's cache, "
-            f"and {free / 1e9:.1f} GB are free; make room, or set {variable} to another disk"
-        )
 
 
 def check_disk(name: str, hub_id: str) -> int:
@@ -317,7 +272,7 @@ def check_disk(name: str, hub_id: str) -> int:
     whole = [path for path in blobs.glob("*") if path.suffix != ".incomplete"]
     missing = sum(f.size or 0 for f in files) - sum(path.stat().st_size for path in whole)
     need = max(0, missing)
-    check_room(name, need, cache, "HF_HOME")
+    check_room(name, hub_id, need, cache, "HF_HOME")
     return need
 
 
@@ -336,9 +291,7 @@ def resolve(name: str, *, say=print) -> Path:
     """
     if name == "smollm2":
         return _smollm2_folder(say)
-    if name.startswith(MODELSCOPE):
-        from instruct_course.model import modelscope  # which imports this module
-
+    if name.startswith(modelscope.PREFIX):
         return modelscope.resolve(name, say=say)
     found = _folder_or_hub_id(name)
     if isinstance(found, Path):

@@ -84,6 +84,7 @@ def nf4_config(compute_dtype: torch.dtype):
     )
 
 
+# %% ../../nbs/workshop/06_quantize.ipynb #int8-config
 def int8_config():
     """transformers' configuration of LLM.int8.
 

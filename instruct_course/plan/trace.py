@@ -118,9 +118,7 @@ def meta_model(shape, layers: int, lora_r: int, lora_targets: str, dtype: torch.
         model.is_loaded_in_4bit = True
         model.is_quantized = True
         model.requires_grad_(False)
-        return lora.attach(
-            model, lora_r=lora_r, lora_alpha=2 * lora_r, targets=lora_targets
-        ).train()
+        return lora.attach(model, lora_r=lora_r, targets=lora_targets).train()
 
 
 # %% ../../nbs/workshop/13_trace.ipynb #trace-pretend
@@ -249,19 +247,16 @@ def _large_masks_on_meta(out):
 
 # %% ../../nbs/workshop/13_trace.ipynb #trace-step
 def _averages(p, optimizer: str) -> list[torch.Tensor]:
-    """What the optimizer keeps of a parameter: two averages, in 8 bits with scales where it is
-    large enough for bitsandbytes."""
+    """The optimizer's two averages of a parameter, those of a large one with scales in 8 bits."""
     if optimizer == "adamw" or p.numel() < 4096:
         return [torch.empty_like(p, requires_grad=False) for _ in range(2)]
-    scales = [torch.empty(math.ceil(p.numel() / 256), device="meta") for _ in range(2)]
     codes = [torch.empty_like(p, dtype=torch.uint8, requires_grad=False) for _ in range(2)]
-    return codes + scales
+    return codes + [torch.empty(math.ceil(p.numel() / 256), device="meta") for _ in range(2)]
 
 
 def _add_model(count: LiveBytes, model, setting):
     """All that lies there before a step: weights, adapters, the optimizer's averages, and the
     gradients of the parts before. Returns what must stay alive."""
-    accumulated = setting.micro_batches > 1
     kept = []
     for name, p in model.named_parameters():
         if state := getattr(p, "quant_state", None):
@@ -273,8 +268,8 @@ def _add_model(count: LiveBytes, model, setting):
             for tensor in averages:
                 count.add(tensor, "optimizer")
             kept += averages
-            p.grad = torch.empty_like(p, requires_grad=False) if accumulated else None
-            if accumulated:
+            p.grad = torch.empty_like(p, requires_grad=False) if setting.micro_batches > 1 else None
+            if p.grad is not None:
                 count.add(p.grad, "gradients")
         else:
             small = ".layers." in name or name.endswith("norm.weight")
@@ -289,9 +284,8 @@ def _rows(setting, vocab: int) -> list[Encoded]:
     rows = []
     for row in range(setting.rows):
         ids = [(row + t) % vocab for t in range(length)]
-        rows.append(
-            Encoded(ids, [IGNORE_INDEX] * (length - supervised) + ids[length - supervised :])
-        )
+        labels = [IGNORE_INDEX] * (length - supervised) + ids[length - supervised :]
+        rows.append(Encoded(ids, labels))
     return rows
 
 
@@ -356,9 +350,8 @@ def phases(count: LiveBytes) -> dict[str, np.ndarray]:
 def _label_what_stays(count: LiveBytes):
     """Activations are born in the forward pass and alive when the backward pass begins."""
     numbers = [0 if isinstance(entry, str) else entry[0] for entry in count.log]
-    prepare, forward, loss, backward = map(
-        count.log.index, ("prepare", "forward", "loss", "backward")
-    )
+    marks = ("prepare", "forward", "loss", "backward")
+    prepare, forward, loss, backward = map(count.log.index, marks)
     dead = {-n for n in numbers[:backward] if n < 0}
     for start, end, label in (
         (prepare, forward, "4-bit weights"),  # biases that the engine puts together

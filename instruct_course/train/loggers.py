@@ -232,8 +232,8 @@ def open_logger(
     """A started logger that writes below `folder`/track.
 
     wandb is offline unless WANDB_MODE is set or somebody is logged in to it, swanlab unless
-    SWANLAB_MODE is set; trackio follows its own variables TRACKIO_*. Of several processes each may call this, and only the first one's
-    logger sends anything.
+    SWANLAB_MODE is set; trackio follows its own variables TRACKIO_*. Of several processes each may
+    call this, and only the first one's logger sends anything.
 
     Args:
         name: one of `LOGGERS`.

@@ -229,6 +229,18 @@ def test_an_adapter_means_the_published_weights(tmp_path):
         torch.testing.assert_close(again, was, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_8_bit_layers_are_divided_by_their_scales(used):
+    """Before the first product the scales are at the weight, afterwards in the layer's state."""
+    model = load_base("nano", quantization="8bit", dtype=torch.float32).model
+    plain = logits(model)
+    if not used:
+        model = load_base("nano", quantization="8bit", dtype=torch.float32).model
+    float16.rescale(model, 8)
+    assert model.rescaled == 8
+    assert (logits(model) - plain).norm() / plain.norm() < 0.02
+
+
 def test_what_cannot_be_divided_is_refused():
     from transformers import AutoConfig, AutoModelForCausalLM
 

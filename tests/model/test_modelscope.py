@@ -1,5 +1,6 @@
 """A model of ModelScope, from a stand-in for its library: whole, announced, and nothing but safetensors."""
 
+import json
 import shutil
 import sys
 import types
@@ -126,10 +127,12 @@ def test_a_run_finds_its_base_again(library, tmp_path):
     import instruct_course
     from instruct_course.run import open_run
 
+    rows = tmp_path / "rows.jsonl"
+    row = json.dumps({"instruction": "Say {}.", "output": "yes {}"})
+    rows.write_text("".join(row.replace("{}", str(i)) + "\n" for i in range(12)), encoding="utf-8")
     out = tmp_path / "r"
-    run = instruct_course.tune(
-        model=NAME, limit=20, max_steps=1, eval_rows=0, out=str(out), quiet=True, template="alpaca"
-    )
+    options = {"data": str(rows), "max_steps": 1, "eval_rows": 0, "quiet": True}
+    run = instruct_course.tune(model=NAME, out=str(out), **options)
     question = {"instruction": "Say yes.", "max_new_tokens": 3}
     assert run.made["base"]["name"] == NAME
     assert open_run(out).answer(**question) == run.answer(**question)

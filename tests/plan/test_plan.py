@@ -365,6 +365,29 @@ def test_a_plan_says_what_tune_would_refuse_and_what_a_small_model_takes():
     assert made["fits"] and "copies of its weights" in printed(made)
 
 
+def test_a_plan_takes_the_targets_and_the_optimizer(command):
+    """Fewer layers take less, in all parts that hold them; the sentence names the options."""
+    made = {}
+    for targets in ("all-linear", "attention"):
+        args = ("plan", "7b", "--gpu", "a100-40", "--lora-targets", targets, "--json")
+        code, out, err = command(*args)
+        assert code == 0, err
+        made[targets] = json.loads(out)
+        schema = (ASSETS / "schemas" / "plan.schema.json").read_text(encoding="utf-8")
+        jsonschema.validate(made[targets], json.loads(schema))
+    s = shape("7b")
+    counts = {
+        targets: 16 * s.layers * sum(out + inner for out, inner in layers)
+        for targets, layers in (("all-linear", s.linear), ("attention", s.linear[:4]))
+    }
+    for targets, count in counts.items():
+        parts = made[targets]["parts"]
+        assert parts["adapters"] == 4 * count and parts["optimizer"] == 8 * count
+    args = ("--lora-targets", "attention", "--optimizer", "paged_adamw_8bit")
+    code, out, _ = command("plan", "7b", "--gpu", "a100-40", *args)
+    assert code == 0 and "--lora-targets attention --optimizer paged_adamw_8bit" in out
+
+
 def test_names_are_those_of_tune():
     for name, hub_id in hub.HUB.items():
         if hub_id in SHAPES:

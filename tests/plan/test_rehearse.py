@@ -144,6 +144,25 @@ def test_a_rehearsal_trains(capsys):
     assert without["measured"]["seconds"] is None and without["planned"] == made["planned"]
 
 
+def test_a_rehearsal_trains_the_targets_alone(monkeypatch):
+    from instruct_course.plan import rehearse as module
+
+    trained = []
+    real = module.loop.fit
+
+    def fit(model, *args, **options):
+        trained.append({n.split(".lora_")[0].split(".")[-1] for n, p in model.named_parameters()
+                        if p.requires_grad})  # fmt: skip
+        return real(model, *args, **options)
+
+    monkeypatch.setattr(module.loop, "fit", fit)
+    setting = Setting(max_length=32, batch_tokens=32, lora_r=2, lora_targets="q_proj,v_proj",
+                      dtype="float32", device="cpu")  # fmt: skip
+    made = rehearse("small", setting, values=SMALL, say=quiet)
+    assert trained[-1] == {"q_proj", "v_proj"}
+    assert made["setting"]["lora_targets"] == "q_proj,v_proj"
+
+
 def test_the_command(command):
     code, out, err = command(
         "rehearse",
