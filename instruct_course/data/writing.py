@@ -8,8 +8,8 @@ import re
 
 from ..common.text import HAN
 
-_HAN = re.compile(f"[{HAN}]")
-_LATIN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏ]")
+_HAN = re.compile(f"[{HAN}]+")
+_LATIN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏ]+")
 _KANA = re.compile(r"[ぁ-ゖァ-ヺ]")
 # Greek is left out: formulas use it in every language
 _FOREIGN = re.compile(
@@ -19,17 +19,20 @@ _FOREIGN = re.compile(
 
 
 # %% ../../nbs/workshop/01_writing.ipynb #writing-language
+def _count(script: re.Pattern, text: str) -> int:
+    """The letters of a script in a text."""
+    return len("".join(script.findall(text)))
+
+
 def language(text: str) -> str:
     """The language of a text by its script.
 
     Returns:
         'zh', 'en' (any language in Latin letters), 'other', or '' where there is no letter.
     """
-    latin = len(_LATIN.findall(text))
     if text.isascii():
-        return "en" if latin else ""
-    han = len(_HAN.findall(text))
-    other = len("".join(_FOREIGN.findall(text)))
+        return "en" if _LATIN.search(text) else ""
+    han, latin, other = (_count(script, text) for script in (_HAN, _LATIN, _FOREIGN))
     if other > 0.2 * han and other > 0.2 * latin:
         return "other"
     if han and 4 * han >= latin:
@@ -73,13 +76,13 @@ def changes_language(question: str, answer: str) -> bool:
     """Whether an answer is in zh where the question is in en, or the other way round."""
     whole = question
     question, answer = question[-_LOOK:], answer[:_LOOK]
-    han = len(_HAN.findall(answer)) if not answer.isascii() else 0
+    han = 0 if answer.isascii() else _count(_HAN, answer)
     if han >= 8:
         changed = language(question) == "en" and not _HAN.search(question)
-    elif not han and len(_LATIN.findall(answer)) >= 25:
-        changed = (
-            language(question) == "zh" and len(_LATIN.findall(question)) < 15
-        ) and not is_code(answer)
+    elif not han and _count(_LATIN, answer) >= 25:
+        changed = (language(question) == "zh" and _count(_LATIN, question) < 15) and not is_code(
+            answer
+        )
     else:
         return False
     return changed and not is_translation(whole)
@@ -125,6 +128,6 @@ def mojibake(text: str) -> re.Match | None:
         if _undone(match[0], "cp1252"):
             return match
     for match in _GBK_RUN.finditer(text):
-        if len(_HAN.findall(_undone(match[0], "gb18030"))) >= 2:
+        if _count(_HAN, _undone(match[0], "gb18030")) >= 2:
             return match
     return None
