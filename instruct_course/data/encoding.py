@@ -190,7 +190,11 @@ def encoding_of(
     if encoding:
         return codec_of(encoding)
     with open_bytes(path) as file:
-        codec = detect(_sample(file))
+        sample = _sample(file)
+    is_json = {".json", ".jsonl", ".ndjson"} & {suffix.lower() for suffix in path.suffixes}
+    if is_json and b"\0" not in sample and decoded(sample, "utf-8") is not None:
+        return "utf-8-sig"  # JSON is UTF-8 (RFC 8259), however few words would prove it
+    codec = detect(sample)
     if codec in NAMES:
         say(f"{path}: read as {NAMES[codec]}; --encoding names another encoding")
     return "utf-8-sig" if codec == "utf-8" else codec

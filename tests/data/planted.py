@@ -737,12 +737,8 @@ FAULTS: dict[str, Fault] = {
     "a system text without a place": Fault(
         "row-not-written", with_rows(talk(["Hello!", "Hello, friend."], "Be kind.")), is_plain
     ),
-    "two user turns in a row": Fault("role-order", turns(lambda m: [m[0], m[1], *m[1:]]), is_chat),
-    "a conversation that the model begins": Fault(
-        "role-order", turns(lambda m: [m[0], *m[2:]]), is_chat
-    ),
     "an empty turn": Fault(
-        "role-order", turns(lambda m: [*m[:2], m[2] | {"content": ""}, *m[3:]]), is_chat
+        "row-unreadable", turns(lambda m: [*m[:2], m[2] | {"content": ""}, *m[3:]]), is_chat
     ),
 }
 

@@ -235,3 +235,18 @@ def test_compressed_bytes_are_unpacked(tmp_path, suffix):
     path.write_bytes(pack(text) + pack(text))  # two members are one file
     with open_bytes(path) as file:
         assert file.read() == text * 2
+
+
+def test_json_that_is_utf8_is_never_doubted(tmp_path):
+    """One accent proves nothing in a table, where Excel may have written GBK; JSON is UTF-8."""
+    table = tmp_path / "rows.csv"
+    table.write_text("instruction,output\na,é\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="not certain"):
+        encoding_of(table)
+    for name in ("rows.json", "rows.jsonl"):
+        (tmp_path / name).write_text('{"instruction": "a", "output": "é"}\n', encoding="utf-8")
+        assert encoding_of(tmp_path / name) == "utf-8-sig"
+        (tmp_path / name).write_bytes(
+            '{"instruction": "翻译成英文", "output": "猫和狗在一起"}\n'.encode("gbk")
+        )
+        assert encoding_of(tmp_path / name, say=lambda line: None) == "gb18030"
