@@ -72,7 +72,8 @@ def detect(sample: bytes) -> str:
         if score["utf-8"] - chinese > _UTF8_MARGIN:
             return "utf-8"
     elif ranked[0] in ("gb18030", "cp950") and chinese - score[ranked[1]] > _MARGIN:
-        return ranked[0]
+        if re.search("[㐀-鿿]", decoded(sample, ranked[0])):  # quotes are the same in EUC-KR
+            return ranked[0]
     raise ValueError(_refusal(sample, ranked))
 
 
