@@ -105,6 +105,8 @@ def rescale(model, s: float):
     for layer in layers:
         _divide(layer.self_attn.o_proj, s)
         _divide(layer.mlp.up_proj, s)
+        if layer.mlp.down_proj.weight.dtype == torch.int8:  # its limit for outliers goes along
+            layer.mlp.down_proj.state.threshold /= s
         if layer.mlp.down_proj.bias is not None:
             layer.mlp.down_proj.bias.data.div_(s)
         norms += [layer.input_layernorm, layer.post_attention_layernorm]

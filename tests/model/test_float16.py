@@ -238,7 +238,7 @@ def test_8_bit_layers_are_divided_by_their_scales(used):
         model = load_base("nano", quantization="8bit", dtype=torch.float32).model
     float16.rescale(model, 8)
     assert model.rescaled == 8
-    assert (logits(model) - plain).norm() / plain.norm() < 0.02
+    assert (logits(model) - plain).norm() / plain.norm() < 0.005
 
 
 def test_what_cannot_be_divided_is_refused():
