@@ -63,6 +63,12 @@ def _where(example: dict) -> str:
     return f"{Path(example['file']).name}, row {example['row']}: " if example["row"] else ""
 
 
+def _rows(finding: dict) -> str:
+    """How many rows a finding touches."""
+    word = "row" if finding["rows"] == 1 else "rows"
+    return f"{finding['rows']:,} {word} ({finding['share']:.1%})"
+
+
 def _bars(made: dict) -> list[tuple[str, int]]:
     """(range of lengths, rows) of a histogram."""
     edges = made["edges"]
@@ -99,7 +105,7 @@ def _finding_texts(finding: dict) -> list:
     colour = COLOURS[finding["severity"]]
     head = Text(f"\n{finding['severity']}", style=f"bold {colour}")
     head.append(f"  {finding['title']}", style="bold")
-    head.append(f"  {finding['rows']:,} rows ({finding['share']:.1%})  [{finding['key']}]", "dim")
+    head.append(f"  {_rows(finding)}  [{finding['key']}]", "dim")
     lines = [head, Text(f"  {finding['effect']}"), Text(f"  → {finding['mend']}")]
     for example in finding["examples"]:
         line = Text(f"    {_where(example)}", style="dim")
@@ -200,8 +206,8 @@ def _finding_page(finding: dict) -> str:
     )
     return (
         f'<section class="{_e(finding["severity"])}" id="{_e(finding["key"])}">'
-        f"<h3>{_e(finding['title'])}</h3><small>{_e(finding['severity'])} · {finding['rows']:,} rows "
-        f"({finding['share']:.1%}) · {_e(finding['key'])}</small><p>{_e(finding['effect'])}<br>→ "
+        f"<h3>{_e(finding['title'])}</h3><small>{_e(finding['severity'])} · {_rows(finding)} "
+        f"· {_e(finding['key'])}</small><p>{_e(finding['effect'])}<br>→ "
         f"{_e(finding['mend'])}</p><ul>{examples}</ul></section>"
     )
 
