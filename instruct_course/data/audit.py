@@ -327,6 +327,6 @@ def summary_line(report: dict) -> str:
     worst = f" (first: {grave[0]})" if grave else ""
     sample = " of a sample" if report["fast"] and report["rows"]["all"] > FAST_ROWS else ""
     return (
-        f"audit{sample}: {report['rows']['audited']:,} rows, {tokens:,} tokens, {share:.0%} of them "
-        f"supervised; findings: {found}{worst}"
+        f"audit{sample}: {report['rows']['audited']:,} rows, {tokens:,} tokens, "
+        f"{share:.0%} of them supervised; findings: {found}{worst}"
     )

@@ -177,7 +177,8 @@ def page(report: dict) -> str:
         report: as `audit.audit` gives it.
     """
     rows = "".join(
-        f"<tr><td><small>{_e(n)}</small></td><td>{_e(v)}</td></tr>" for n, v in facts(report)
+        f"<tr><td><small>{_e(name)}</small></td><td>{_e(value)}</td></tr>"
+        for name, value in facts(report)
     )
     findings = "".join(_finding_page(f) for f in report["findings"]) or "<p>None.</p>"
     charts = "".join(_chart(report["lengths"][name], name) for name in ("row", "answer"))
@@ -185,7 +186,8 @@ def page(report: dict) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Audit of {_e(', '.join(report['data']))}</title><style>{_STYLE}</style></head><body>"
+        f"<title>Audit of {_e(', '.join(report['data']))}</title><style>{_STYLE}</style></head>"
+        "<body>"
         f"<h1>Audit</h1><p><b>{_e(verdict(report))}</b></p><table>{rows}</table>"
         f"<h2>Findings</h2>{findings}<h2>Lengths</h2>{charts}"
         "<h2>Rows as tokens</h2><p>Green is supervised, grey is masked, a frame is a control token."
@@ -234,7 +236,8 @@ def _row_page(row: dict) -> str:
     )
     keys = f": {_e(', '.join(row['keys']))}" if row["keys"] else ""
     tokens = spans or "it has no tokens: it was refused"
-    return f'<h3>{_e(Path(row["file"]).name)}, row {row["row"]}{keys}</h3><p class="tokens">{tokens}</p>'
+    head = f"<h3>{_e(Path(row['file']).name)}, row {row['row']}{keys}</h3>"
+    return f'{head}<p class="tokens">{tokens}</p>'
 
 
 def _classes(tokens: Iterable[list]) -> Iterable[tuple[str, list[str]]]:
