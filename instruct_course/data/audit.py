@@ -265,7 +265,7 @@ def audit(
     total = places.count + unreadable
     return {
         "version": VERSION,
-        "data": [source.file for source in every],
+        "data": list(dict.fromkeys(source.file for source in every)),
         "model": model,
         "template": template.name,
         "max_length": max_length,

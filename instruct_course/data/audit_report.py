@@ -37,7 +37,7 @@ def facts(report: dict) -> list[tuple[str, str]]:
     letters = max(1, sum(report["languages"].values()))
     names = {"zh": "Chinese", "en": "English or another language in Latin letters"}
     shares = [
-        f"{names.get(name, name)} {count / letters:.0%}"
+        f"{names.get(name, name)} {count / letters:.1%}"
         for name, count in report["languages"].items()
         if count
     ]
