@@ -268,7 +268,7 @@ def audit(
     total = places.count + unreadable
     return {
         "version": VERSION,
-        "data": [source.file for source in every],
+        "data": list(dict.fromkeys(source.file for source in every)),
         "model": model,
         "template": template.name,
         "max_length": max_length,
@@ -330,6 +330,6 @@ def summary_line(report: dict) -> str:
     worst = f" (first: {grave[0]})" if grave else ""
     sample = " of a sample" if report["fast"] and report["rows"]["all"] > FAST_ROWS else ""
     return (
-        f"audit{sample}: {report['rows']['audited']:,} rows, {tokens:,} tokens, {share:.0%} of them "
-        f"supervised; findings: {found}{worst}"
+        f"audit{sample}: {report['rows']['audited']:,} rows, {tokens:,} tokens, "
+        f"{share:.0%} of them supervised; findings: {found}{worst}"
     )

@@ -37,7 +37,7 @@ def facts(report: dict) -> list[tuple[str, str]]:
     letters = max(1, sum(report["languages"].values()))
     names = {"zh": "Chinese", "en": "English or another language in Latin letters"}
     shares = [
-        f"{names.get(name, name)} {count / letters:.0%}"
+        f"{names.get(name, name)} {count / letters:.1%}"
         for name, count in report["languages"].items()
         if count
     ]
@@ -61,6 +61,12 @@ def _spread(report: dict, name: str) -> str:
 def _where(example: dict) -> str:
     """Where an example stands."""
     return f"{Path(example['file']).name}, row {example['row']}: " if example["row"] else ""
+
+
+def _rows(finding: dict) -> str:
+    """How many rows a finding touches."""
+    word = "row" if finding["rows"] == 1 else "rows"
+    return f"{finding['rows']:,} {word} ({finding['share']:.1%})"
 
 
 def _bars(made: dict) -> list[tuple[str, int]]:
@@ -99,7 +105,7 @@ def _finding_texts(finding: dict) -> list:
     colour = COLOURS[finding["severity"]]
     head = Text(f"\n{finding['severity']}", style=f"bold {colour}")
     head.append(f"  {finding['title']}", style="bold")
-    head.append(f"  {finding['rows']:,} rows ({finding['share']:.1%})  [{finding['key']}]", "dim")
+    head.append(f"  {_rows(finding)}  [{finding['key']}]", "dim")
     lines = [head, Text(f"  {finding['effect']}"), Text(f"  → {finding['mend']}")]
     for example in finding["examples"]:
         line = Text(f"    {_where(example)}", style="dim")
@@ -171,7 +177,8 @@ def page(report: dict) -> str:
         report: as `audit.audit` gives it.
     """
     rows = "".join(
-        f"<tr><td><small>{_e(n)}</small></td><td>{_e(v)}</td></tr>" for n, v in facts(report)
+        f"<tr><td><small>{_e(name)}</small></td><td>{_e(value)}</td></tr>"
+        for name, value in facts(report)
     )
     findings = "".join(_finding_page(f) for f in report["findings"]) or "<p>None.</p>"
     charts = "".join(_chart(report["lengths"][name], name) for name in ("row", "answer"))
@@ -179,7 +186,8 @@ def page(report: dict) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Audit of {_e(', '.join(report['data']))}</title><style>{_STYLE}</style></head><body>"
+        f"<title>Audit of {_e(', '.join(report['data']))}</title><style>{_STYLE}</style></head>"
+        "<body>"
         f"<h1>Audit</h1><p><b>{_e(verdict(report))}</b></p><table>{rows}</table>"
         f"<h2>Findings</h2>{findings}<h2>Lengths</h2>{charts}"
         "<h2>Rows as tokens</h2><p>Green is supervised, grey is masked, a frame is a control token."
@@ -200,8 +208,8 @@ def _finding_page(finding: dict) -> str:
     )
     return (
         f'<section class="{_e(finding["severity"])}" id="{_e(finding["key"])}">'
-        f"<h3>{_e(finding['title'])}</h3><small>{_e(finding['severity'])} · {finding['rows']:,} rows "
-        f"({finding['share']:.1%}) · {_e(finding['key'])}</small><p>{_e(finding['effect'])}<br>→ "
+        f"<h3>{_e(finding['title'])}</h3><small>{_e(finding['severity'])} · {_rows(finding)} "
+        f"· {_e(finding['key'])}</small><p>{_e(finding['effect'])}<br>→ "
         f"{_e(finding['mend'])}</p><ul>{examples}</ul></section>"
     )
 
@@ -228,7 +236,8 @@ def _row_page(row: dict) -> str:
     )
     keys = f": {_e(', '.join(row['keys']))}" if row["keys"] else ""
     tokens = spans or "it has no tokens: it was refused"
-    return f'<h3>{_e(Path(row["file"]).name)}, row {row["row"]}{keys}</h3><p class="tokens">{tokens}</p>'
+    head = f"<h3>{_e(Path(row['file']).name)}, row {row['row']}{keys}</h3>"
+    return f'{head}<p class="tokens">{tokens}</p>'
 
 
 def _classes(tokens: Iterable[list]) -> Iterable[tuple[str, list[str]]]:
