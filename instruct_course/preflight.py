@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from instruct_course.common.errors import InputError
@@ -147,8 +148,8 @@ def _by_source(rows, names: list[str]) -> list[Source]:
     return [Source(rows.select(some), name) for some, name in zip(of, names) if some]
 
 
-def _rejected(path: Path) -> list[dict]:
+def _rejected(path: Path) -> Iterator[dict]:
     """The bad rows of a file that `dataset.load` wrote, if it wrote one."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if path.exists():
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
