@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from instruct_course import row_options
 from instruct_course.common.options import option
 
 __all__ = [
@@ -26,39 +27,6 @@ TARGETS = "layers that get adapters: all-linear, attention or names such as q_pr
 OPTIMIZERS = ("adamw", "paged_adamw_8bit")
 
 
-def _as_list(config, name: str) -> None:
-    """One text in place of a list of texts is a list of one."""
-    if isinstance(getattr(config, name), str):
-        object.__setattr__(config, name, [getattr(config, name)])
-
-
-def _columns():
-    return option(
-        "which columns to read, such as instruction=ask,input=doc,output=reply; "
-        "default: found by their names",
-        None,
-    )
-
-
-def _encoding():
-    return option(
-        "of text files, such as gbk; default: UTF-8, or another that is certain from the bytes",
-        None,
-    )
-
-
-def _json_output():
-    return option("write an output that is an object or a list as JSON", False)
-
-
-def _response_marker():
-    return option(
-        "the text before the answer, such as '### Response:', where a row is one text; the "
-        "template is then verbatim",
-        None,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
     """What `tune` does. None means the default for the model, which `run.yaml` then tells."""
@@ -70,10 +38,10 @@ class TuneConfig:
         "given several times; default: the built-in rows",
         None,
     )
-    columns: str | None = _columns()
-    encoding: str | None = _encoding()
-    json_output: bool = _json_output()
-    response_marker: str | None = _response_marker()
+    columns: str | None = row_options.columns()
+    encoding: str | None = row_options.encoding()
+    json_output: bool = row_options.json_output()
+    response_marker: str | None = row_options.response_marker()
     holdout: str | None = option(
         "rows to judge by: a share (0.1), the end of the file (last:0.1) or a file", None
     )
@@ -203,7 +171,7 @@ class TuneConfig:
     )
 
     def __post_init__(self):
-        _as_list(self, "data")
+        row_options.as_list(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +179,10 @@ class AuditConfig:
     """What `audit` does. The options that `tune` has too mean the same here."""
 
     data: list[str] | None = option("the rows, as for tune; default: the built-in rows", None)
-    columns: str | None = _columns()
-    encoding: str | None = _encoding()
-    json_output: bool = _json_output()
-    response_marker: str | None = _response_marker()
+    columns: str | None = row_options.columns()
+    encoding: str | None = row_options.encoding()
+    json_output: bool = row_options.json_output()
+    response_marker: str | None = row_options.response_marker()
     model: str = option(MODEL + "; only its tokenizer is fetched", "nano")
     template: str | None = option(
         "the prompt template; default: as tune chooses",
@@ -237,7 +205,7 @@ class AuditConfig:
     html: str | None = option("write the report as one HTML page to this file, too", None)
 
     def __post_init__(self):
-        _as_list(self, "data")
+        row_options.as_list(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +214,10 @@ class EvalConfig:
 
     run: str = option(RUN)
     data: str | None = option("rows to judge by; default: those that the run was judged by", None)
-    columns: str | None = _columns()
-    encoding: str | None = _encoding()
-    json_output: bool = _json_output()
-    response_marker: str | None = _response_marker()
+    columns: str | None = row_options.columns()
+    encoding: str | None = row_options.encoding()
+    json_output: bool = row_options.json_output()
+    response_marker: str | None = row_options.response_marker()
     base: bool = option("judge the base model too, and compare", False)
     against: str | None = option("another run directory to compare with", None)
     training: str | None = option(

@@ -140,6 +140,7 @@ def top_level_imports(source: str) -> set[str]:
 LEVELS = (
     "verify",
     "common",
+    "row_options",
     "config",
     "data",
     "model",

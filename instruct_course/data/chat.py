@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["HOLE", "Part", "Written", "write_chat"]
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-holes
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-holes
 import json
 import re
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def _answer_holes(text: str, texts: list[_Text], *, thinks: bool) -> str:
     return opening + reasoning + closing + _hole(words, "answer", texts)
 
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-messages
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-messages
 def _messages(ex: Example, *, thinks: bool) -> tuple[tuple[Turn, ...], list[_Text]]:
     """(the messages with holes in place of texts, the answer last; the texts by their number)."""
     texts = []
@@ -75,7 +75,7 @@ def _messages(ex: Example, *, thinks: bool) -> tuple[tuple[Turn, ...], list[_Tex
     return tuple(messages), texts
 
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-render
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-render
 def _as_function(item: dict) -> dict:
     """A tool or a tool call as templates expect it, its arguments as an object."""
     function = dict(item.get("function") or item)
@@ -128,7 +128,7 @@ def _check_json(tokenizer, ex: Example) -> None:
         )
 
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-answer
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-answer
 @dataclass(frozen=True)
 class _Answer:
     """An answer as it stands behind its prompt.
@@ -183,7 +183,7 @@ def _answer(render: Callable, tokenizer, prompt: str, messages: tuple[Turn, ...]
     return _Answer(text, start + ends[-1 if is_call else 0], is_closed=True)
 
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-layout
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-layout
 @dataclass(frozen=True)
 class _Layout:
     """How a template writes messages of certain roles.
@@ -234,7 +234,7 @@ def _parts(text: str, spans: dict[int, tuple[int, int]]):
                 yield piece, turn
 
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-complete
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-complete
 def _names(calls: str) -> list[str]:
     """The names of the functions in a JSON list of tools or tool calls."""
     return [(item.get("function") or item).get("name", "") for item in json.loads(calls or "[]")]
@@ -260,7 +260,7 @@ def _check_complete(messages, prompt: str, text: str, tools: str, reasoning) -> 
             )
 
 
-# %% ../../nbs/workshop/02_chat.ipynb #chat-write
+# %% ../../nbs/workshop/02_chat.ipynb #jinja-write
 @dataclass(frozen=True)
 class Part:
     """A stretch of a written row.

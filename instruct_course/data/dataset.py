@@ -9,7 +9,6 @@ __all__ = [
     "builtin",
     "example",
     "split",
-    "weighted",
     "fingerprint",
     "save",
 ]
@@ -140,7 +139,7 @@ def load(
 
     Args:
         sources: one source or a list: a file, a folder or the name of a hub data set, each as
-            `parse_source` reads it, or a `Source`. Weights play no part here; see `weighted`.
+            `parse_source` reads it, or a `Source`. Weights play no part here; see `weights`.
         encoding: of text files; found from their bytes where it is None.
         reader: an object whose `parse` makes an `Example` of a raw row; `formats` where it is None.
         skip_bad: leave bad rows out instead of refusing the file.
@@ -289,62 +288,6 @@ def split(rows, holdout: str, *, seed: int = 0, encoding: str | None = None, rea
             f"--holdout {holdout}: no row is left to train on; hold out fewer or give more rows"
         )
     return rows.select(keep), held
-
-
-# %% ../../nbs/workshop/01_dataset.ipynb #dataset-weighted
-def _copies(indices, weight: float, random) -> list:
-    """The rows of one source, once per whole unit of its weight, and a random part of them."""
-    import numpy as np
-
-    whole = int(weight)
-    part = round((weight - whole) * len(indices))
-    if not whole and not part:
-        part = min(1, len(indices))
-    drawn = np.sort(random.choice(indices, part, replace=False))
-    return [indices] * whole + [drawn]
-
-
-def weighted(rows, sources: Sequence, *, seed: int = 0):
-    """Repeat or subsample the rows of each source by its weight.
-
-    Args:
-        rows: training rows as `split` gives them.
-        sources: the sources from which `load` took the rows, in the same order, or their weights.
-        seed: of the random draws.
-
-    Returns:
-        A data set: the rows in their order, then the second copies, and so on. Rows whose weights
-        are all 1 come back as they are. A source with rows keeps at least one of them.
-
-    Raises:
-        InputError: a source has a bad weight.
-        ValueError: there are fewer weights than sources.
-    """
-    import numpy as np
-
-    if isinstance(sources, (str, Path, Source)):
-        sources = [sources]
-    weights = [_weight_of(source) for source in sources]
-    if all(weight == 1 for weight in weights):
-        return rows
-    origin = np.asarray(rows["source"][:])
-    if len(origin) and origin.max() >= len(weights):
-        raise ValueError(f"the rows are from more than {len(weights)} sources; give each a weight")
-    random = np.random.default_rng(seed)
-    passes = {}
-    for index, weight in enumerate(weights):
-        copies = _copies(np.flatnonzero(origin == index), weight, random)
-        for number, copy in enumerate(copies):
-            passes.setdefault(number, []).append(copy)
-    order = [np.sort(np.concatenate(copies)) for _, copies in sorted(passes.items())]
-    return rows.select(np.concatenate(order))
-
-
-def _weight_of(source) -> float:
-    """The weight of a source, which may be a number already."""
-    if isinstance(source, (int, float)):
-        return float(source)
-    return (source if isinstance(source, Source) else parse_source(source)).weight
 
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-fingerprint

@@ -124,9 +124,6 @@ _FOLLOWS = {
 
 def _roles(ex: Example) -> str | None:
     roles = [turn.role for turn in ex.history] + ["user"] * bool(ex.instruction)
-    opening = ex.history[0] if ex.history else None
-    if opening and opening.role == "assistant" and not opening.supervised:
-        roles = roles[1:]  # a greeting, which nobody asked for and nobody learns
     if roles and roles[0] not in ("user", "system"):
         return f"it begins with {roles[0]}"
     for one, other in zip(roles, roles[1:]):

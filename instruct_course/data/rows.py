@@ -10,6 +10,7 @@ from instruct_course.common.errors import InputError
 from instruct_course.data import dataset
 from instruct_course.data.formats import Reader
 from instruct_course.data.source import parse_sources
+from instruct_course.data.weights import weighted
 
 __all__ = ["load_rows", "reader_for", "train_and_held_out"]
 
@@ -95,4 +96,4 @@ def train_and_held_out(
         encoding=config.encoding,
         reader=reader_for(config),
     )
-    return dataset.weighted(train, parse_sources(config.data), seed=config.seed), held
+    return weighted(train, parse_sources(config.data), seed=config.seed), held

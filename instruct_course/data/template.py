@@ -418,7 +418,7 @@ def stop_ids(template: Template, tokenizer) -> tuple[int, ...]:
 
 
 def without_opening(template: Template, tokenizer, text: str) -> str:
-    """An answer without what the template itself writes before it, such as Qwen 3's empty reasoning."""
+    """An answer without what the template writes before it, such as an empty reasoning."""
     opening = pieces(template, tokenizer, Example("c", output="y"))[1].strip()
     return text.lstrip().removeprefix(opening).lstrip() if opening else text
 

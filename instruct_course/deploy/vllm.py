@@ -40,7 +40,7 @@ def _used(statement: ast.stmt) -> set[str]:
 def copied_source(
     modules: Iterable[ModuleType], names: Iterable[str], given: Iterable[str] = ()
 ) -> str:
-    """The statements of some modules that some of their names need: imports, then the rest in order.
+    """The statements of some modules that some of their names need, imports first.
 
     Args:
         modules: imported modules; none may import from a later one.

@@ -313,7 +313,8 @@ def base_prompts(ex, shots, end: str = "\n") -> dict[str, str]:
         end: what separates the examples, and so ends an answer.
 
     Returns:
-        {"plain": the bare words, after those of earlier turns, "few-shot": the same after the examples}.
+        {"plain": the bare words, after those of earlier turns; "few-shot": the same behind the
+        examples}.
     """
     before = "".join(f"{text}\n" for text in (ex.system, *(t.content for t in ex.history)) if text)
     return {

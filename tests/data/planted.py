@@ -737,6 +737,9 @@ FAULTS: dict[str, Fault] = {
     "a system text without a place": Fault(
         "row-not-written", with_rows(talk(["Hello!", "Hello, friend."], "Be kind.")), is_plain
     ),
+    "a conversation that the model begins": Fault(
+        "role-order", turns(lambda m: [m[0], *m[2:]]), is_chat
+    ),
     "an empty turn": Fault(
         "row-unreadable", turns(lambda m: [*m[:2], m[2] | {"content": ""}, *m[3:]]), is_chat
     ),

@@ -10,6 +10,7 @@ from instruct_course.common.errors import InputError
 from instruct_course.data import dataset, files
 from instruct_course.data.example import Example, Turn
 from instruct_course.data.formats import Reader
+from instruct_course.data.weights import weighted
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 FILLED = TEXT.filter(str.strip)
@@ -382,31 +383,31 @@ def test_weights_repeat_and_thin_out(tmp_path_factory, sizes, weights, seed):
     files_ = [write(folder / f"{s}.jsonl", pair(*part)) for s, part in enumerate(names)]
     sources = [f"{path}:{weight}" for path, weight in zip(files_, weights)]
     rows = dataset.load(sources)
-    got = dataset.weighted(rows, sources, seed=seed)["instruction"][:]
+    got = weighted(rows, sources, seed=seed)["instruction"][:]
     for part, weight in zip(names, weights):
         counts = [got.count(name) for name in part]
         assert set(counts) <= {int(weight), int(weight) + 1}
         extra = round((weight - int(weight)) * len(part))
         assert sum(counts) == max(1, int(weight) * len(part) + extra)
     assert len(got) == sum(got.count(name) for part in names for name in part)
-    assert dataset.weighted(rows, sources, seed=seed)["instruction"][:] == got
-    assert dataset.weighted(rows, weights, seed=seed)["instruction"][:] == got
+    assert weighted(rows, sources, seed=seed)["instruction"][:] == got
+    assert weighted(rows, weights, seed=seed)["instruction"][:] == got
 
 
 def test_weights_keep_the_order_of_each_pass(tmp_path):
     a, b = (write(tmp_path / f"{n}.jsonl", pair(f"{n}1", f"{n}2")) for n in "ab")
     rows = dataset.load([a, b])
-    assert dataset.weighted(rows, [2, 1])["instruction"][:] == ["a1", "a2", "b1", "b2", "a1", "a2"]
-    assert dataset.weighted(rows, [1, 1]) is rows
-    assert dataset.weighted(rows, [a, b]) is rows
+    assert weighted(rows, [2, 1])["instruction"][:] == ["a1", "a2", "b1", "b2", "a1", "a2"]
+    assert weighted(rows, [1, 1]) is rows
+    assert weighted(rows, [a, b]) is rows
     with pytest.raises(ValueError, match="more than 1 sources"):
-        dataset.weighted(rows, [2])
+        weighted(rows, [2])
 
 
 def test_a_half_is_random(tmp_path):
     path = write(tmp_path / "x.jsonl", pair(*map(str, range(20))))
     rows = dataset.load(path)
-    drawn = [dataset.weighted(rows, [0.5], seed=s)["instruction"][:] for s in range(3)]
+    drawn = [weighted(rows, [0.5], seed=s)["instruction"][:] for s in range(3)]
     assert [len(d) for d in drawn] == [10, 10, 10] and len(set(map(tuple, drawn))) == 3
     assert all(d == sorted(d, key=int) for d in drawn)
 
@@ -416,7 +417,7 @@ def test_no_copy_of_a_held_out_question_is_trained_on(tmp_path):
     other = write(tmp_path / "y.jsonl", pair(*map(str, range(20, 40))))
     sources = [f"{path}:3", f"{other}:0.5"]
     train, held = dataset.split(dataset.load(sources), "0.3", seed=1)
-    mixed = dataset.weighted(train, sources)
+    mixed = weighted(train, sources)
     assert not set(mixed["instruction"][:]) & set(held["instruction"][:])
     of_path = [r["instruction"] for r in mixed if r["file"] == str(path)]
     assert len(of_path) == 3 * len(set(of_path)) > 30
