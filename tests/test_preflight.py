@@ -56,7 +56,7 @@ def test_what_cannot_be_read_at_all_is_one_sentence(command, tmp_path):
 
 
 def test_bad_rows_are_counted_and_nothing_is_left(tmp_path):
-    bad = ['{"instruction": "Why?"', planted.row("Why?", " "), planted.row("Why?", 3)]
+    bad = ['{"instruction": "Why?"', planted.row("Why?", " "), planted.row("Why?", True)]
     file = planted.write(tmp_path / "rows.jsonl", [*planted.uses(), *bad])
     report = preflight.audit(data=str(file), quiet=True)
     found = {f["key"]: f["rows"] for f in report["findings"]}
