@@ -201,7 +201,7 @@ def test_a_base_that_was_not_quantised_has_one_merge(small_run, tmp_path):
         made = read_json(copy / file)
         made["base"]["quantization"] = "none"
         (copy / file).write_text(json.dumps(made), encoding="utf-8")
-    with pytest.raises(InputError, match="not quantised"):
+    with pytest.raises(InputError, match="not in 4 bits"):
         merge(copy, tmp_path / "out", onto="both", quiet=True)
     made = merge(copy, tmp_path / "out", limit=4, quiet=True)[1]
     assert made["onto"] == "16bit"
