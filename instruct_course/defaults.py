@@ -79,13 +79,15 @@ def fill_defaults(config: TuneConfig, parameters: int) -> TuneConfig:
     return replace(config, **{k: v for k, v in defaults.items() if getattr(config, k) is None})
 
 
-def choose_template(model: str, tokenizer) -> str:
+def choose_template(model: str, tokenizer, response_marker: str | None = None) -> str:
     """The template that fits a model: its kind shows in its tokenizer and its name.
 
     Returns:
-        'article' where the tokenizer has that template's tokens, 'chat' for a model that was
+        'verbatim' where rows are one text with a response marker, 'article' where the tokenizer has that template's tokens, 'chat' for a model that was
         instruction-tuned before (it has a chat template, and its name says so), else 'alpaca'.
     """
+    if response_marker:
+        return "verbatim"
     if "<inst>" in tokenizer.get_vocab():
         return "article"
     names = f"{model} {getattr(tokenizer, 'name_or_path', '')}".lower()

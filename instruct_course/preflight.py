@@ -88,8 +88,7 @@ def audit(config: AuditConfig | None = None, *, quiet: bool = False, **options) 
     config = config or AuditConfig(**options)
     progress = Progress(quiet)
     tokenizer = load_tokenizer(config.model)
-    usual = "verbatim" if config.response_marker else choose_template(config.model, tokenizer)
-    name = config.template or usual
+    name = config.template or choose_template(config.model, tokenizer, config.response_marker)
     template = templates.named(name, tokenizer)
     no_end = tokenizer.eos_token_id is None
     templates.prepare(template, tokenizer)

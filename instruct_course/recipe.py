@@ -98,7 +98,8 @@ def load(job: Job, rows: Rows) -> Student:
     base = load_base(config.model, quantization=config.quantization, say=job.progress.say)
     lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
     if config.template is None:
-        job.config = config = replace(config, template=_default_template(config, base.tokenizer))
+        name = choose_template(config.model, base.tokenizer, config.response_marker)
+        job.config = config = replace(config, template=name)
     template = templates.named(config.template, base.tokenizer)
     embedding = base.model.get_input_embeddings().weight
     token_ids = templates.prepare(template, base.tokenizer, embedding)
@@ -108,26 +109,24 @@ def load(job: Job, rows: Rows) -> Student:
     return Student(base, template, token_ids, base.model)
 
 
-def _default_template(config: TuneConfig, tokenizer) -> str:
-    """The template where none is asked for."""
-    if config.response_marker:
-        return "verbatim"
-    return choose_template(config.model, tokenizer)
-
-
 def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:
     """Fill `rows.encoded`, and leave out the rows that do not fit. Raises InputError."""
     config = job.config
     train = encode_rows(rows.train, template, base.tokenizer, config)
-    train.check(rows.source, config)
+    train.check(config)
     rows.encoded = train.encoded
     rows.train = rows.train.select(train.kept)
     bad = train.bad
     if "held out" in rows.held:
         held = encode_rows(rows.held["held out"], template, base.tokenizer, config, judged=True)
-        held.check(rows.source, config)
+        held.check(config)
         rows.held["held out"] = rows.held["held out"].select(held.kept)
         bad = bad + held.bad + held.too_long
+        if held.too_long:
+            job.progress.say(
+                f"{len(held.too_long):,} held-out conversations are longer than "
+                f"{config.max_length:,} tokens and are not judged by"
+            )
     for line in train.lines(config):
         job.progress.say(line)
     if bad and job.is_first:

@@ -95,7 +95,7 @@ def test_what_is_cut_is_counted(tmp_path):
     assert f"their last {made.cut} answers are left out (--max-length)" in made.lines(Config())[-1]
     judged = encode_rows(rows, chat, tokenizer, Config(), judged=True)
     assert judged.kept == [0] and [row["row"] for row in judged.too_long] == [2]
-    judged.check("rows", Config())  # no reason to refuse the file
+    judged.check(Config())  # no reason to refuse the file
 
 
 def test_a_row_per_answer_is_said(tmp_path):

@@ -47,6 +47,20 @@ def test_differences_are_told_and_mended(tmp_path):
     assert [c.outputs[0].text for c in nbformat.read(path, 4).cells] == ["loss 1.009\n", "right\n"]
 
 
+def test_a_picture_that_looks_different_is_written(tmp_path):
+    drawn = "from matplotlib import pyplot as plt\nplt.subplots()[1].set_title('{}');"
+    path = written(tmp_path, drawn.format("one answer"), drawn.format("two answers"))
+    fresh = execute.execute(path)
+    right = [cell.outputs[0].data["image/png"] for cell in fresh.cells]
+    committed = execute.execute(path)
+    committed.cells[0].outputs = committed.cells[1].outputs  # its text is <Figure …>, as before
+    nbformat.write(committed, path)
+    assert execute.differences(committed, fresh) == {}
+    execute.update(path, fresh)
+    now = [cell.outputs[0].data["image/png"] for cell in nbformat.read(path, 4).cells]
+    assert now == right and right[0] != right[1]
+
+
 def test_the_hash_follows_code_and_outputs_but_no_prose(tmp_path):
     path = written(tmp_path, "x = 1", "print(x)")
     before = execute.fingerprint(path)

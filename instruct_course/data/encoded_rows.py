@@ -22,7 +22,7 @@ class EncodedRows:
     Attributes:
         encoded: rows to train on; a conversation may have become several.
         kept: the numbers of the rows of the data set that are among them.
-        bad: the others: row, reason and content, as rejects.jsonl has them.
+        bad: the others: file, row, reason and content, as rejects.jsonl has them.
         too_long: conversations that are too long to be judged by, likewise.
         conversations, answers: rows with earlier turns, and the answers in them that are learnt.
         split: conversations that became a row per answer.
@@ -53,18 +53,18 @@ class EncodedRows:
         self.shortened += cut > 0
         self.cut += cut
 
-    def check(self, source: str, config) -> None:
+    def check(self, config) -> None:
         """Raise InputError where rows do not fit and no --skip-bad, or where no row is left."""
         if self.bad and not config.skip_bad:
             first = self.bad[0]
             rows = len(self.kept) + len(self.bad) + len(self.too_long)
             raise InputError(
-                f"{source}, row {first['row']}: {first['reason']} ({len(self.bad):,} of {rows:,} "
+                f"{first['file']}, row {first['row']}: {first['reason']} ({len(self.bad):,} of {rows:,} "
                 "rows do not fit; --skip-bad goes on without them)"
             )
         if not self.kept:
             raise InputError(
-                f"{source}: no row fits into {config.max_length} tokens; raise --max-length"
+                f"--max-length {config.max_length}: no row fits into so few tokens; raise it"
             )
 
     def lines(self, config) -> list[str]:
@@ -108,26 +108,19 @@ def encode_rows(
             examples,
             max_length=config.max_length,
             truncate_response=config.truncate_response,
-            turns="last" if judged else config.turns,
+            turns=config.turns,
         )
         for i, (ex, row, got) in enumerate(zip(examples, block, encoded)):
-            is_cut = judged and bool(ex.history) and not _fits(got)
-            if is_cut:
-                made.too_long.append(_reject(row, got))
-            elif isinstance(got, InputError):
-                made.bad.append(_reject(row, got))
+            if isinstance(got, InputError):
+                made.bad.append(_reject(row, str(got)))
+            elif judged and any(part.turns_cut for part in got):
+                made.too_long.append(_reject(row, "the conversation does not fit whole"))
             else:
                 made.add(start + i, ex, got)
     return made
 
 
-def _fits(got: list[Encoded] | InputError) -> bool:
-    """Whether a conversation is whole."""
-    return not isinstance(got, InputError) and not any(row.turns_cut for row in got)
-
-
-def _reject(row: dict, got) -> dict:
+def _reject(row: dict, reason: str) -> dict:
     """A row that does not fit, as rejects.jsonl has it."""
     content = {name: row[name] for name in ("instruction", "input", "output")}
-    reason = str(got) if isinstance(got, InputError) else "the conversation does not fit whole"
-    return {"row": row["row"], "reason": reason, "content": content}
+    return {"file": row["file"], "row": row["row"], "reason": reason, "content": content}
