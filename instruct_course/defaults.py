@@ -83,8 +83,9 @@ def choose_template(model: str, tokenizer, response_marker: str | None = None) -
     """The template that fits a model: its kind shows in its tokenizer and its name.
 
     Returns:
-        'verbatim' where rows are one text with a response marker, 'article' where the tokenizer has that template's tokens, 'chat' for a model that was
-        instruction-tuned before (it has a chat template, and its name says so), else 'alpaca'.
+        'verbatim' where rows are one text with a response marker, 'article' where the tokenizer
+        has that template's tokens, 'chat' for a model that was instruction-tuned before (it has a
+        chat template, and its name says so), else 'alpaca'.
     """
     if response_marker:
         return "verbatim"

@@ -59,8 +59,8 @@ class EncodedRows:
             first = self.bad[0]
             rows = len(self.kept) + len(self.bad) + len(self.too_long)
             raise InputError(
-                f"{first['file']}, row {first['row']}: {first['reason']} ({len(self.bad):,} of {rows:,} "
-                "rows do not fit; --skip-bad goes on without them)"
+                f"{first['file']}, row {first['row']}: {first['reason']} ({len(self.bad):,} of "
+                f"{rows:,} rows do not fit; --skip-bad goes on without them)"
             )
         if not self.kept:
             raise InputError(
