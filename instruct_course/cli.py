@@ -134,18 +134,20 @@ def audit(config: configs.AuditConfig, as_json: bool):
     Exit code 2: training on these rows would be meaningless.
     """
     from instruct_course.data.audit import exit_code
-    from instruct_course.data.audit_report import print_report, write_page
+    from instruct_course.data.audit_report import print_report, write_page, write_picture
     from instruct_course.preflight import audit as audit_rows
 
     report = audit_rows(config, quiet=as_json)
     if config.html:
         write_page(config.html, report)
+    if config.picture:
+        write_picture(config.picture, report)
     if as_json:
         _print_json(report)
     else:
         print_report(report)
-        if config.html:
-            print(f"\nwritten to {config.html}")
+        for path in filter(None, (config.html, config.picture)):
+            print(f"\nwritten to {path}")
     raise typer.Exit(exit_code(report))
 
 

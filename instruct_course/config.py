@@ -203,6 +203,7 @@ class AuditConfig:
     seed: int = option("of the random draw of held-out rows", 0)
     fast: bool = option("look at a sample of 2,000 rows, and not for near duplicates", False)
     html: str | None = option("write the report as one HTML page to this file, too", None)
+    picture: str | None = option("write the worst rows' tokens as a PNG to this file, too", None)
 
     def __post_init__(self):
         row_options.as_list(self, "data")

@@ -4,11 +4,15 @@ The command line prints each of these as one sentence. An `InputError` ends it w
 (the user can mend it); the others, and every exception that is not named here, with 1.
 """
 
-__all__ = ["InputError", "TrainingDiverged", "OutOfMemory"]
+__all__ = ["InputError", "RowTooLong", "TrainingDiverged", "OutOfMemory"]
 
 
 class InputError(ValueError):
     """What the user gave is wrong; the text is one sentence: what, where, and how to mend it."""
+
+
+class RowTooLong(InputError):
+    """A row has more tokens than fit, even without its input."""
 
 
 class TrainingDiverged(RuntimeError):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ..common.errors import InputError
 from .example import Example
-from .template import Encoded, Template, encode, encode_written, write
+from .template import Encoded, Template, Written, encode, encode_written, write
 
 
 def _ending_in(ex: Example, k: int) -> Example:
@@ -45,14 +45,20 @@ def training_rows(template: Template, tokenizer, ex: Example, *, turns: str = "a
     Raises:
         InputError: as `write`.
     """
-    learnt = [
-        k for k, turn in enumerate(ex.history) if turn.role == "assistant" and turn.supervised
-    ]
+    return [row for row, _ in _written_rows(template, tokenizer, ex, turns)]
+
+
+def _written_rows(template, tokenizer, ex: Example, turns: str) -> list[tuple[Example, Written]]:
+    """The rows that `training_rows` gives, each as it is written."""
     if turns == "last":
-        return [_only_last(ex)]
-    if not learnt or write(template, tokenizer, ex).is_whole:
-        return [ex]
-    return [*(_ending_in(ex, k) for k in learnt if k), _only_last(ex)]
+        ex = _only_last(ex)
+    whole = write(template, tokenizer, ex)
+    answers = [k for k, turn in enumerate(ex.history) if turn.role == "assistant"]
+    learnt = [k for k in answers if ex.history[k].supervised]
+    if not learnt or whole.is_whole:
+        return [(ex, whole)]
+    rows = [*(_ending_in(ex, k) for k in learnt if k), _only_last(ex)]
+    return [(row, write(template, tokenizer, row)) for row in rows]
 
 
 def _shorter(ex: Example) -> Example | None:
@@ -91,8 +97,8 @@ def encode_all(
     todo = []  # (number of the example, the row, the row as it is written)
     for number, ex in enumerate(examples):
         try:
-            rows = training_rows(template, tokenizer, ex, turns=turns)
-            todo += [(number, row, write(template, tokenizer, row)) for row in rows]
+            rows = _written_rows(template, tokenizer, ex, turns)
+            todo += [(number, row, written) for row, written in rows]
         except InputError as error:
             made[number] = error
     encoded = encode_written(

@@ -55,7 +55,8 @@ def _columns(row: RawRow, parse: Callable) -> dict:
     if isinstance(row.content, ValueError):
         raise row.content
     origin = {"row": row.number, "file": row.file, "source": row.source}
-    return asdict(parse(row.content)) | origin
+    ex = parse(row.content)
+    return vars(ex) | {"history": [vars(turn) for turn in ex.history]} | origin
 
 
 # %% ../../nbs/workshop/01_dataset.ipynb #dataset-rejects

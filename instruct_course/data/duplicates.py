@@ -242,6 +242,11 @@ class DuplicateIndex:
         self.low.append((sketches >> np.uint32(1)).astype(np.uint8))
         self.enough.append(np.bincount(text, minlength=len(examples)) >= FEW)
 
+    def extend(self, later: "DuplicateIndex") -> None:
+        """Take over what was kept of the rows that follow."""
+        for name in ("keys", "bands", "low", "enough"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+
     def _rare(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """`gram_hashes` without the common ones."""
         hashes, text = gram_hashes(texts)

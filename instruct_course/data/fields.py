@@ -34,14 +34,15 @@ from ..common.errors import InputError
 NAMES = {
     "instruction": (
         *("instruction", "指令", "prompt", "question", "query", "problem", "definition"),
-        *("问题", "问"),
+        *("问题", "问", "問題", "問"),
     ),
     "input": (
-        *("input", "inputs", "输入", "context", "上下文"),
+        *("input", "inputs", "输入", "輸入", "context", "上下文"),
         *("contexts", "passage", "documents"),
     ),
     "output": (
-        *("output", "outputs", "输出", "completion", "answer", "response", "target", "targets"),
+        *("output", "outputs", "输出", "輸出", "completion", "answer", "response"),
+        *("target", "targets"),
         *("solution", "answers", "回答", "答案", "答"),
     ),
     "system": (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..common.errors import InputError
+from ..common.errors import InputError, RowTooLong
 from . import template as templates
 from . import writing
 from .example import Example
@@ -256,7 +256,7 @@ def _supervised(encoded: Encoded) -> list[int]:
 
 def _refused(lens: Lens, error: InputError) -> tuple[str, str]:
     """The key and the proof of a row that could not be encoded."""
-    key = "row-too-long" if "than fit" in str(error) else "row-not-written"
+    key = "row-too-long" if isinstance(error, RowTooLong) else "row-not-written"
     return key, str(error)
 
 
@@ -287,8 +287,8 @@ def token_faults(
         yield _refused(lens, made)
         return
     tokenizer = lens.tokenizer
-    learnt = [i for encoded in made for i in _supervised(encoded)]
-    if not [i for i in learnt if i not in lens.ends]:
+    learnt = {i for encoded in made for i in _supervised(encoded)}
+    if not learnt - lens.ends:
         yield "nothing-supervised", f"answer: {excerpt(ex.output)}"
     if made:
         yield from _end_fault(lens, made[-1], ex)
@@ -301,7 +301,8 @@ def token_faults(
     if dropped := sum(encoded.dropped for encoded in made):
         yield "input-cut", f"{dropped:,} tokens cut from {excerpt(ex.input)}"
     if lens.unknown is not None and lens.unknown in learnt:
-        yield "unknown-token", excerpt(tokenizer.decode(learnt))
+        ids = next(ids for ids in map(_supervised, made) if lens.unknown in ids)
+        yield "unknown-token", excerpt(tokenizer.decode(ids))
 
 
 # %% ../../nbs/workshop/01_row_checks.ipynb #row-checks-control

@@ -41,6 +41,13 @@ class Tally:
         if len(self.examples[key]) < EXAMPLES:
             self.examples[key].append({"file": file, "row": row, "text": text})
 
+    def extend(self, later: "Tally") -> None:
+        """Take over what was counted of the rows that follow."""
+        for key, count in later.counts.items():
+            self.counts[key] += count
+        for key, examples in later.examples.items():
+            self.examples[key] = (self.examples[key] + examples)[:EXAMPLES]
+
     def drop(self, key: str) -> None:
         """Forget a kind."""
         self.counts.pop(key, None)

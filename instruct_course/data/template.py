@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from ..common.errors import InputError
+from ..common.errors import InputError, RowTooLong
 from ..common.files import write_json
 from ..common.text import HAN
 from .chat import Part, Written, write_chat
@@ -260,7 +260,7 @@ def _join(coded, room: int) -> Encoded:
     """Parts as one row of at most `room` tokens; InputError where cutting the input is no help."""
     over = _excess(coded, room)
     if over > 0:
-        raise InputError(
+        raise RowTooLong(
             f"its instruction takes {over:,} tokens more than fit; "
             "raise --max-length or shorten the row"
         )
@@ -285,7 +285,7 @@ def _assemble(coded, end: list[int], max_length: int, truncate_response: bool) -
     else:
         before = _join(asked, max_length - 1)
         if not truncate_response:
-            raise InputError(
+            raise RowTooLong(
                 f"its instruction and output take {over:,} tokens more than fit; raise "
                 "--max-length, shorten the row, or let --truncate-response cut its output"
             )

@@ -34,9 +34,12 @@ def plain_all(tokenizer, texts: Sequence[str]) -> list[list[int]]:
     filled = [text for text in texts if text]
     if not filled:
         return [[] for _ in texts]
-    made = tokenizer(filled, add_special_tokens=False, split_special_tokens=True).input_ids
+    only_ids = {"return_attention_mask": False, "return_token_type_ids": False}
+    made = tokenizer(filled, add_special_tokens=False, split_special_tokens=True, **only_ids)
     control = control_tokens(tokenizer)
-    coded = iter(_without(tokenizer, text, ids, control) for text, ids in zip(filled, made))
+    coded = iter(
+        _without(tokenizer, text, ids, control) for text, ids in zip(filled, made.input_ids)
+    )
     return [next(coded) if text else [] for text in texts]
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.forks import in_forks, processes_for
 from . import duplicates, writing
 from .conversation import encode_all
 from .dataset import example
@@ -115,6 +116,15 @@ class Places:
                 found |= zip(here, _examples(source.rows[[p - start for p in here]]))
         return [found[place] for place in places]
 
+    def part(self, first: int, last: int) -> "Places":
+        """The places from `first` to before `last`, counted from 0 again."""
+        cut = []
+        for source, start in zip(self.sources, self.starts.tolist()):
+            here = range(max(first - start, 0), min(last - start, len(source.rows)))
+            if here:
+                cut.append(Source(source.rows.select(here), source.file))
+        return Places(cut)
+
     def batches(self) -> Iterator[tuple[str, list[int], list[Example]]]:
         """(file, row numbers, examples) of all rows in their order."""
         for source in self.sources:
@@ -190,7 +200,7 @@ class Walk:
 
     def _tokens(self, made: list[Encoded]) -> None:
         ids = sum(len(encoded.ids) for encoded in made)
-        learnt = sum(label != IGNORE_INDEX for encoded in made for label in encoded.labels)
+        learnt = ids - sum(encoded.labels.count(IGNORE_INDEX) for encoded in made)
         self.tokens.update(supervised=learnt, masked=ids - learnt, cut=sum(e.dropped for e in made))
         self.lengths["row"].append(ids)
         self.lengths["answer"].append(learnt)
@@ -202,6 +212,19 @@ class Walk:
         self.worst.append((-weight, self.place, keys))
         if len(self.worst) > 100:
             self.worst = sorted(self.worst)[:SHOWN]
+
+    def extend(self, later: "Walk") -> None:
+        """Take over what was kept of the rows that follow."""
+        self.index.extend(later.index)
+        self.tally.extend(later.tally)
+        self.tokens.update(later.tokens)
+        self.languages.update(later.languages)
+        self.lengths = {name: kept + later.lengths[name] for name, kept in self.lengths.items()}
+        self.answers += later.answers
+        self.trained += later.trained
+        self.long = [mine + its for mine, its in zip(self.long, later.long)]
+        self.worst += [(weight, self.place + at, keys) for weight, at, keys in later.worst]
+        self.place += later.place
 
 
 # %% ../../nbs/workshop/01_walk.ipynb #walk-rows
@@ -221,6 +244,7 @@ def walk_rows(
     truncate_response: bool = False,
     turns: str = "all",
     fast: bool = False,
+    processes: int | None = None,
     progress=None,
 ) -> Walk:
     """Walk all rows.
@@ -230,6 +254,7 @@ def walk_rows(
         lens: the tokenizer and the template.
         truncate_response, turns: as in `tune`.
         fast: keep nothing that finds near copies.
+        processes: that share the rows; None: as many as there are cores, where rows are many.
         progress: a `Progress`, which is told after two seconds; None: nobody is.
     """
     common = None
@@ -237,10 +262,21 @@ def walk_rows(
         step = max(1, places.count // duplicates.SAMPLE)
         sample = places.read(list(range(0, places.count, step)))
         common = duplicates.common_grams([duplicates.whole_text(ex) for ex in sample])
-    walk = Walk(lens, truncate_response, turns, DuplicateIndex(common))
+    count = processes or processes_for(places.count)
+    ends = np.linspace(0, places.count, count + 1).astype(int).tolist()
+    parts = [places.part(first, last) for first, last in zip(ends, ends[1:])]
     began = time.monotonic()
-    for file, numbers, examples in places.batches():
-        walk.add(file, numbers, examples)
-        if progress and time.monotonic() - began > 2:
-            progress("auditing rows", walk.place, places.count)
+
+    def walk_part(part: Places, told=None) -> Walk:
+        walk = Walk(lens, truncate_response, turns, DuplicateIndex(common))
+        for file, numbers, examples in part.batches():
+            walk.add(file, numbers, examples)
+            if told and time.monotonic() - began > 2:
+                told("auditing rows", count * walk.place, places.count)
+        return walk
+
+    with in_forks(walk_part, parts[1:]) as later:
+        walk = walk_part(parts[0], progress)
+        for other in later():
+            walk.extend(other)
     return walk

@@ -1,7 +1,6 @@
 """Computing: a product with its gradient, a 4-bit step, number formats and threads."""
 
-import os
-
+from instruct_course.common.forks import cores
 from instruct_course.doctor.check import Check, fault, in_one_line, ok, warning
 from instruct_course.doctor.packages import check_package
 from instruct_course.doctor.remedy import cure, reinstall, set_variable
@@ -103,9 +102,9 @@ def check_formats() -> Check:
     small = str(compute_dtype("nano")).removeprefix("torch.")
     large = str(compute_dtype("7b")).removeprefix("torch.")
     threads = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = f"nano in {small}, larger models in {large}; {threads} threads on {cores} cores"
-    if threads > cores:
-        setting = set_variable("OMP_NUM_THREADS", str(cores))
+    count = cores()
+    found = f"nano in {small}, larger models in {large}; {threads} threads on {count} cores"
+    if threads > count:
+        setting = set_variable("OMP_NUM_THREADS", str(count))
         return warning("computes", found, f"{setting}  # more threads than cores wait")
     return ok("computes", found)

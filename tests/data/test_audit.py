@@ -162,6 +162,20 @@ def test_no_more_rows_than_are_looked_at_in_a_hurry(tmp_path, monkeypatch):
     assert "near-duplicate" not in planted.named(report) and report["fast"]
 
 
+def test_the_report_is_the_same_for_any_number_of_processes(tmp_path, monkeypatch):
+    rows = planted.mixed()
+    rows[2]["output"] = "TODO"
+    rows[-3]["output"] = " and so on"
+    rows += [rows[4] | {"output": rows[4]["output"] + " Also."}, rows[1]]
+    made = Planted(rows, held=[*planted.uses()[:3], rows[5]])
+    alone = planted.audited("bytes", made, tmp_path)
+    monkeypatch.setattr(walk, "processes_for", lambda count: 3)
+    monkeypatch.setattr(walk, "BATCH", 4)
+    shared = planted.audited("bytes", made, tmp_path)
+    assert set(planted.named(alone)) >= {"placeholder-answer", "exact-duplicate", "holdout-overlap"}
+    assert shared | {"seconds": 0} == alone | {"seconds": 0}
+
+
 def test_no_row_is_refused(tmp_path):
     rows = dataset.load(planted.write(tmp_path / "rows.jsonl", planted.uses())).select([])
     with pytest.raises(InputError, match="no row to look at"):

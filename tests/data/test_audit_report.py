@@ -5,9 +5,11 @@ import io
 import json
 
 import jsonschema
+import numpy as np
 import pytest
 from data import planted
 from data.planted import Planted
+from PIL import Image
 from rich.console import Console
 
 from instruct_course.common.errors import InputError
@@ -136,3 +138,24 @@ def test_a_page_that_cannot_be_written(report, tmp_path):
     with pytest.raises(InputError, match="--html .*: it cannot be written"):
         audit_report.write_page(tmp_path / "none" / "audit.html", report)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_picture_shows_each_row_and_green_where_it_is_supervised(report, tmp_path):
+    path = tmp_path / "rows.png"
+    audit_report.write_picture(path, report)
+    shown = np.asarray(Image.open(path))
+    one = np.asarray(audit_report.picture(report | {"shown": report["shown"][:1]}))
+    assert shown.shape[1:] == (1296, 4) and shown.shape[0] > one.shape[0]
+    assert (shown[: one.shape[0]] == one).all()
+    green = (shown[..., :3] == (0x9A, 0xD6, 0xA4)).all(-1)
+    assert green.sum() > 1000
+    masked = [
+        row | {"tokens": [[text, ""] for text, _ in row["tokens"]]} for row in report["shown"]
+    ]
+    none = audit_report.picture(report | {"shown": masked})
+    assert not (none[..., :3] == (0x9A, 0xD6, 0xA4)).all(-1).any()
+
+
+def test_a_picture_that_cannot_be_written(report, tmp_path):
+    with pytest.raises(InputError, match="--picture .*nowhere.*a folder that exists"):
+        audit_report.write_picture(tmp_path / "nowhere" / "rows.png", report)
