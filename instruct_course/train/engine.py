@@ -40,7 +40,6 @@ from instruct_course.train.fused import (
     swiglu,
 )
 
-from ..data.template import IGNORE_INDEX
 from .loss import response_loss, supervised
 
 # model types for which a test compares the engine with transformers
@@ -197,16 +196,13 @@ class Engine:
             h = h + noise.to(h.dtype)
         if self.divisor != 1:
             h = h / self.divisor  # Eq. 5.4
-        positions = (packed.targets != IGNORE_INDEX).nonzero()[:, 0]
-        M = len(positions)
-        if not M:  # the last token stands in, so that no shape is empty
-            positions = packed.unpad_indices.new_tensor([len(h) - 1])
+        predicting = packed.predicting
         all_queries = query_index(packed, None, self.kv_groups, self.n_kv, h.dtype)
-        last_queries = query_index(packed, positions, self.kv_groups, self.n_kv, h.dtype)
+        last_queries = query_index(packed, predicting, self.kv_groups, self.n_kv, h.dtype)
         for layer in self.layers[:-1]:
             h = self.run_layer(layer, h, angles, packed, all_queries, None)
-        h = self.run_layer(self.layers[-1], h, angles, packed, last_queries, positions)
-        return rms_norm(h, self.body.norm)[:M]
+        h = self.run_layer(self.layers[-1], h, angles, packed, last_queries, predicting.positions)
+        return rms_norm(h, self.body.norm)[: len(packed.labels)]
 
     def run_layer(self, *args) -> torch.Tensor:
         """`layer_forward`, checkpointed where that is asked for."""
@@ -354,7 +350,7 @@ def batch_loss(
     head = inner.get_output_embeddings()
     if isinstance(batch, PackedBatch):
         hidden = (engine or Engine(model)).hidden(batch, noise)  # (M, H)
-        return loss(hidden, head, batch.targets[batch.targets != IGNORE_INDEX])
+        return loss(hidden, head, batch.labels)
     mask, targets = supervised(batch["labels"])
     inputs = {
         "input_ids": batch["input_ids"],
