@@ -33,6 +33,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..data.template import IGNORE_INDEX, Encoded
+from .varlen import Sequences, sequences_of
 
 
 def batches(
@@ -151,6 +152,7 @@ class PackedBatch:
         labels: (M,) int64, the targets without IGNORE_INDEX.
         predicting: the M tokens whose targets they are; where there are none, the last token of
             the batch stands in, so that no shape is empty.
+        sequences: for the kernel of `varlen`; None: there is none.
     """
 
     prefix_length: int
@@ -161,6 +163,7 @@ class PackedBatch:
     unpad_indices: torch.Tensor
     labels: torch.Tensor | None = None
     predicting: QueryTokens | None = None
+    sequences: Sequences | None = None
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #lay-out
@@ -213,7 +216,9 @@ def with_targets(packed: PackedBatch, targets: torch.Tensor) -> PackedBatch:
     return replace(packed, targets=targets, labels=labels, predicting=predicting)
 
 
-def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> PackedBatch:
+def pack(
+    rows: Sequence[Encoded], device="cpu", *, share: float = 0.1, sequences: bool | None = None
+) -> PackedBatch:
     """Rows as a `PackedBatch`.
 
     Args:
@@ -221,6 +226,7 @@ def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> Packed
         device: where the tensors are made.
         share: the part of all tokens that a common prefix must save; else there is none. Above 1
             there never is one.
+        sequences: with `PackedBatch.sequences`; None: where the device is a GPU.
     """
     prefix = common_prefix(rows)
     if prefix * (len(rows) - 1) < share * sum(len(row.ids) for row in rows):
@@ -249,7 +255,12 @@ def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> Packed
         pad_indices=torch.tensor(pad_indices),
         unpad_indices=torch.tensor(unpad_indices),
     )
-    return to_device(with_targets(packed, packed.targets), device)
+    packed = with_targets(packed, packed.targets)
+    if sequences is None:
+        sequences = torch.device(device).type == "cuda"
+    if sequences:
+        packed = replace(packed, sequences=sequences_of(prefix, lengths))
+    return to_device(packed, device)
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #families

@@ -41,6 +41,7 @@ from instruct_course.train.fused import (
 )
 
 from .loss import response_loss, supervised
+from .varlen import attend_sequences, supports_varlen
 
 # model types for which a test compares the engine with transformers
 KINDS = ("llama", "qwen2", "mistral", "qwen3")
@@ -197,8 +198,10 @@ class Engine:
         if self.divisor != 1:
             h = h / self.divisor  # Eq. 5.4
         predicting = packed.predicting
-        all_queries = query_index(packed, None, self.kv_groups, self.n_kv, h.dtype)
-        last_queries = query_index(packed, predicting, self.kv_groups, self.n_kv, h.dtype)
+        all_queries = last_queries = None
+        if packed.sequences is None or not supports_varlen(h, self.head_dim):
+            all_queries = query_index(packed, None, self.kv_groups, self.n_kv, h.dtype)
+            last_queries = query_index(packed, predicting, self.kv_groups, self.n_kv, h.dtype)
         for layer in self.layers[:-1]:
             h = self.run_layer(layer, h, angles, packed, all_queries, None)
         h = self.run_layer(self.layers[-1], h, angles, packed, last_queries, predicting.positions)
@@ -222,7 +225,7 @@ class Engine:
         h: torch.Tensor,
         angles: tuple[torch.Tensor, torch.Tensor],
         packed: PackedBatch,
-        queries: QueryIndex,
+        queries: QueryIndex | None,
         positions: torch.Tensor | None,
     ) -> torch.Tensor:
         """One decoder layer.
@@ -232,7 +235,7 @@ class Engine:
             h: (N, H).
             angles: cosine and sine of the positions, (N, 1, d) each.
             packed: how the N tokens stand in rows.
-            queries: how the tokens that have queries do.
+            queries: how the tokens that have queries do; None: attention goes by sequences.
             positions: (M,) int64: only these tokens are needed any more; None: all.
 
         Returns:
@@ -251,12 +254,15 @@ class Engine:
         else:
             q = rotary(q, cos[positions], sin[positions])
         scale = module.self_attn.scaling
-        mixed = self.attend_rows(q, k, v, packed, queries, scale)
+        if queries is None:
+            mixed = attend_sequences(q, k, v, packed.sequences, positions, scale)
+        else:
+            mixed = self.attend_rows(q, k, v, packed, queries, scale)
+            if positions is None and packed.prefix_length:
+                prefix = self.attend_prefix(q, k, v, packed.prefix_length, scale)
+                mixed = torch.cat([prefix, mixed])
         if positions is not None:
             h = h[positions]
-        elif packed.prefix_length:
-            prefix = self.attend_prefix(q, k, v, packed.prefix_length, scale)
-            mixed = torch.cat([prefix, mixed])
         h = h + layer.o_proj(mixed.flatten(1))
         x = rms_norm(h, module.post_attention_layernorm)
         return h + layer.down_proj(swiglu(layer.gate_up(x)), not self.recomputing)

@@ -13,6 +13,7 @@ times the plain path's.) A loss is a sum in float32 of numbers whose errors canc
 """
 
 from statistics import median
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tiny_models import V, library_in_float64, tiny
 from instruct_course.data.template import Encoded
 from instruct_course.doctor.compute import GRADIENT_ERROR, WEIGHT_ERROR, four_bit_errors
 from instruct_course.model import lora, quantize
-from instruct_course.train import batch, engine, loop
+from instruct_course.train import batch, engine, loop, varlen
 from instruct_course.train.loss import token_losses
 
 TIMES = 2
@@ -184,3 +185,47 @@ def test_steps_in_four_bits_learn_and_leave_the_base_alone(usual_place, nano_at)
     assert len(losses) == 4 and losses[-1] < losses[0] - 0.1
     assert len(layers) == 28
     assert all(torch.equal(a, m.weight.data) for a, m in zip(before, layers))
+
+
+# -- attention of variable lengths
+
+
+@pytest.mark.parametrize("prefix", [0, 24])
+def test_the_kernel_of_variable_lengths_is_its_reference(place, prefix):
+    """Results and gradients, as near to the wider dtype as the reference in this dtype is."""
+    bounds = varlen.sequences_of(prefix, [5, 70, 1, 33])
+    total = int(bounds.cu_queries[-1])
+    bounds = batch.to_device(bounds, place.device)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, pull = (
+        torch.randn(total, heads, 64, generator=generator).to(place.dtype) for heads in (4, 2, 2, 4)
+    )
+    asking = torch.arange(prefix, total, 3, device=place.device)
+
+    def results(attend, dtype):
+        x = [t.to(place.device, dtype).requires_grad_() for t in (q, k, v)]
+        with mock.patch.object(varlen, "varlen_attend", attend):
+            out = varlen.attend_sequences(*x, bounds, None, 0.125)
+            few = varlen.attend_sequences(x[0][asking], *x[1:], bounds, asking, 0.125)
+        weights = pull.to(place.device, dtype)
+        grads = torch.autograd.grad((out * weights).sum() + few.sum(), x)
+        return [t.double() for t in (out, few, *grads)]
+
+    exact = results(varlen.varlen_reference, place.reference)
+    plain = results(varlen.varlen_reference, place.dtype)
+    kernel = varlen.varlen_attend
+    if place.dtype == torch.float32:  # there is no such kernel
+        kernel = varlen.varlen_reference
+    for got, rough, wanted in zip(results(kernel, place.dtype), plain, exact):
+        allowed = TIMES * max((rough - wanted).norm(), place.eps * wanted.norm())
+        assert (got - wanted).norm() <= allowed
+
+
+def test_a_gpu_takes_the_kernel_where_there_is_one(place):
+    """In 16 bits on Ampere and later; a packed batch brings its sequences along on any GPU."""
+    packed = batch.pack(rows_alike(), place.device)
+    assert (packed.sequences is not None) == (place.device == "cuda")
+    h = torch.zeros(2, 8, device=place.device, dtype=place.dtype)
+    newer = place.device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+    expected = newer and place.dtype != torch.float32
+    assert varlen.supports_varlen(h, 64) == expected
