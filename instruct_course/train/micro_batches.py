@@ -55,11 +55,12 @@ def micro_batch_loss(
     if noise is None:
         return batch_loss(model, batch, engine=engine)[0]
     width = model.get_input_embeddings().weight.shape[1]
-    drawn = [to_device(noise.draw(row, width, s), model.device) for row, s in zip(rows, seeds)]
+    drawn = [noise.draw(row, width, s) for row, s in zip(rows, seeds)]
     if engine:
         noise_of_batch = torch.cat(drawn)  # (N, H)
     else:
         noise_of_batch = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)  # (B, T, H)
+    noise_of_batch = to_device(noise_of_batch, model.device)
     return batch_loss(model, batch, engine=engine, noise=noise_of_batch)[0]
 
 
@@ -102,8 +103,8 @@ def accumulate_gradients(training: Training, step: Step) -> tuple[torch.Tensor, 
     """Forward and backward pass of each micro-batch; the gradients add up, Eq. 3.8.
 
     Returns:
-        (summed loss in nats, () float64; 0), or, where memory was too small for a micro-batch, (the loss so
-        far, 1), or (the loss so far, 1 + its length) where it was a single row.
+        (summed loss in nats, () float64; 0), or, where memory was too small for a micro-batch,
+        (the loss so far, 1), or (the loss so far, 1 + its length) where it was a single row.
     """
     rows = training.rows
     share = step.rows[training.rank :: training.world_size]
