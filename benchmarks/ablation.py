@@ -40,14 +40,8 @@ def variants(model, pad: int):
                 packed = arrange(rows)
                 if everywhere:  # ask for all positions in the last layer too, and take the supervised ones afterwards
                     wanted = packed.targets != -100
-                    asked = batch.PackedBatch(
-                        **packed.__dict__
-                        | {
-                            "targets": torch.where(
-                                torch.arange(len(packed.targets)) < packed.prefix_length, -100, 0
-                            )
-                        }
-                    )
+                    behind = torch.arange(len(wanted)) >= packed.prefix_length
+                    asked = batch.with_targets(packed, torch.where(behind, 0, -100))
                     hidden = made.hidden(asked)[wanted[packed.prefix_length :]]
                     total = engine.response_loss(
                         hidden, model.get_output_embeddings(), packed.targets[wanted]

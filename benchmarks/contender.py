@@ -368,7 +368,7 @@ def main(task: dict, out):
     """Do the task and answer on `out`."""
     import torch
 
-    from benchmarks.machine import Peak
+    from instruct_course.common.memory import Peak
     from instruct_course.data import template
     from instruct_course.model import lora
     from instruct_course.model.load import load_base

@@ -13,7 +13,9 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from .machine import Peak, anonymous, cpu, environment, versions
+from instruct_course.common.memory import Peak, anonymous
+
+from .machine import cpu, environment, versions
 
 RESULTS = Path(__file__).parent / "results"
 

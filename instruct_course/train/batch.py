@@ -3,9 +3,13 @@
 # %% auto #0
 __all__ = [
     "batches",
+    "to_device",
     "collate",
+    "QueryTokens",
     "PackedBatch",
     "common_prefix",
+    "query_tokens",
+    "with_targets",
     "pack",
     "prefix_groups",
     "PadInput",
@@ -21,7 +25,7 @@ __all__ = [
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +33,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..data.template import IGNORE_INDEX, Encoded
+from .varlen import Sequences, sequences_of
 
 
 def batches(
@@ -72,6 +77,21 @@ def batches(
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #collate
+def to_device(value, device):
+    """A tensor of the CPU, or a dataclass of such tensors, on a device.
+
+    A GPU is not waited for: it copies from pinned memory, while the CPU goes on.
+    """
+    if is_dataclass(value):
+        parts = {f.name: to_device(getattr(value, f.name), device) for f in fields(value)}
+        return replace(value, **parts)
+    if not isinstance(value, torch.Tensor):
+        return value
+    if torch.device(device).type != "cuda":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
 def collate(rows: Sequence[Encoded], pad_id: int, device="cpu") -> dict[str, torch.Tensor]:
     """Rows as a padded batch.
 
@@ -87,7 +107,7 @@ def collate(rows: Sequence[Encoded], pad_id: int, device="cpu") -> dict[str, tor
 
     def padded(lists: list[list[int]], value: int) -> torch.Tensor:
         filled = [list(items) + [value] * (width - len(items)) for items in lists]
-        return torch.tensor(filled, device=device)
+        return to_device(torch.tensor(filled), device)
 
     return {
         "input_ids": padded([row.ids for row in rows], pad_id),
@@ -97,6 +117,23 @@ def collate(rows: Sequence[Encoded], pad_id: int, device="cpu") -> dict[str, tor
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #line
+@dataclass(frozen=True)
+class QueryTokens:
+    """Some tokens of a `PackedBatch`, M of them, and how they stand in rows.
+
+    Attributes:
+        positions: (M,) int64, places in the batch in rising order, none in the prefix.
+        pad_indices: (B, Q) int64, where among them each row's are.
+        unpad_indices: (M,) int64, where in `pad_indices`, flattened, each of them is.
+        columns: (B, Q) int64, which of its row's own tokens each one is.
+    """
+
+    positions: torch.Tensor
+    pad_indices: torch.Tensor
+    unpad_indices: torch.Tensor
+    columns: torch.Tensor
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """B rows one behind the other, without padding, their common prefix once and in front.
@@ -112,6 +149,10 @@ class PackedBatch:
             repeated.
         unpad_indices: (N - prefix_length,) int64, where in `pad_indices`, flattened, each own
             token is.
+        labels: (M,) int64, the targets without IGNORE_INDEX.
+        predicting: the M tokens whose targets they are; where there are none, the last token of
+            the batch stands in, so that no shape is empty.
+        sequences: for the kernel of `varlen`; None: there is none.
     """
 
     prefix_length: int
@@ -120,6 +161,9 @@ class PackedBatch:
     targets: torch.Tensor
     pad_indices: torch.Tensor
     unpad_indices: torch.Tensor
+    labels: torch.Tensor | None = None
+    predicting: QueryTokens | None = None
+    sequences: Sequences | None = None
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #lay-out
@@ -138,7 +182,43 @@ def common_prefix(rows: Sequence[Encoded]) -> int:
     return next((t for t in range(longest) if len({row.ids[t] for row in rows}) > 1), longest)
 
 
-def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> PackedBatch:
+def query_tokens(packed: PackedBatch, positions: torch.Tensor) -> QueryTokens:
+    """How some tokens of a batch stand in rows.
+
+    Args:
+        packed: the batch; its `labels` and `predicting` are not used.
+        positions: (M,) int64, places in the batch in rising order, none in the prefix.
+    """
+    B, S = packed.pad_indices.shape
+    device = positions.device
+    place = packed.unpad_indices[positions - packed.prefix_length]  # in the flattened (B, S)
+    row = place // S
+    column = place % S
+    numbers = torch.arange(len(row), device=device)
+    queries_per_row = torch.bincount(row, minlength=B)
+    first_of_row = queries_per_row.cumsum(0) - queries_per_row
+    number_in_row = numbers - first_of_row[row]
+    Q = int(queries_per_row.max())
+    pad_indices = torch.zeros(B, Q, dtype=torch.long, device=device)
+    pad_indices[row, number_in_row] = numbers
+    columns = torch.zeros(B, Q, dtype=torch.long, device=device)
+    columns[row, number_in_row] = column
+    return QueryTokens(positions, pad_indices, row * Q + number_in_row, columns)
+
+
+def with_targets(packed: PackedBatch, targets: torch.Tensor) -> PackedBatch:
+    """The batch with other targets (N,); none may be in the prefix."""
+    positions = (targets != IGNORE_INDEX).nonzero()[:, 0]
+    labels = targets[positions]
+    if not len(positions):
+        positions = targets.new_tensor([len(targets) - 1])
+    predicting = query_tokens(packed, positions)
+    return replace(packed, targets=targets, labels=labels, predicting=predicting)
+
+
+def pack(
+    rows: Sequence[Encoded], device="cpu", *, share: float = 0.1, sequences: bool | None = None
+) -> PackedBatch:
     """Rows as a `PackedBatch`.
 
     Args:
@@ -146,6 +226,7 @@ def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> Packed
         device: where the tensors are made.
         share: the part of all tokens that a common prefix must save; else there is none. Above 1
             there never is one.
+        sequences: with `PackedBatch.sequences`; None: where the device is a GPU.
     """
     prefix = common_prefix(rows)
     if prefix * (len(rows) - 1) < share * sum(len(row.ids) for row in rows):
@@ -166,14 +247,20 @@ def pack(rows: Sequence[Encoded], device="cpu", *, share: float = 0.1) -> Packed
         for start, length in zip(starts, lengths)
     ]
     unpad_indices = [b * longest + t for b, length in enumerate(lengths) for t in range(length)]
-    return PackedBatch(
+    packed = PackedBatch(
         prefix_length=prefix,
-        input_ids=torch.tensor([input_ids], device=device),
-        position_ids=torch.tensor([position_ids], device=device),
-        targets=torch.tensor(targets, device=device),
-        pad_indices=torch.tensor(pad_indices, device=device),
-        unpad_indices=torch.tensor(unpad_indices, device=device),
+        input_ids=torch.tensor([input_ids]),
+        position_ids=torch.tensor([position_ids]),
+        targets=torch.tensor(targets),
+        pad_indices=torch.tensor(pad_indices),
+        unpad_indices=torch.tensor(unpad_indices),
     )
+    packed = with_targets(packed, packed.targets)
+    if sequences is None:
+        sequences = torch.device(device).type == "cuda"
+    if sequences:
+        packed = replace(packed, sequences=sequences_of(prefix, lengths))
+    return to_device(packed, device)
 
 
 # %% ../../nbs/workshop/08_batch.ipynb #families
@@ -281,35 +368,22 @@ def additive_mask(visible: torch.Tensor, kv_groups: int, n_kv: int, dtype) -> to
 
 
 def query_index(
-    packed: PackedBatch, positions: torch.Tensor | None, kv_groups: int, n_kv: int, dtype
+    packed: PackedBatch, tokens: QueryTokens | None, kv_groups: int, n_kv: int, dtype
 ) -> QueryIndex:
     """Which tokens have queries, how they stand in rows, and what they see.
 
     Args:
         packed: the batch.
-        positions: (M,) int64, places in the batch in rising order, none in the prefix; None: all
-            tokens behind the prefix.
+        tokens: which; None: all tokens behind the prefix.
         kv_groups, n_kv, dtype: as in `additive_mask`.
     """
-    B, S = packed.pad_indices.shape
+    S = packed.pad_indices.shape[1]
     prefix = packed.prefix_length
     device = packed.input_ids.device
     step = torch.arange(S, device=device)
     visible = torch.arange(prefix + S, device=device) <= prefix + step[:, None]  # (S, K)
-    if positions is None:
+    if tokens is None:
         mask = additive_mask(visible[None], kv_groups, n_kv, dtype)
         return QueryIndex(packed.pad_indices, packed.unpad_indices, mask)
-    place = packed.unpad_indices[positions - prefix]  # in the flattened (B, S)
-    row = place // S
-    column = place % S
-    numbers = torch.arange(len(row), device=device)
-    queries_per_row = torch.bincount(row, minlength=B)
-    first_of_row = queries_per_row.cumsum(0) - queries_per_row
-    number_in_row = numbers - first_of_row[row]
-    Q = int(queries_per_row.max())
-    pad_indices = torch.zeros(B, Q, dtype=torch.long, device=device)
-    pad_indices[row, number_in_row] = numbers
-    columns = torch.zeros(B, Q, dtype=torch.long, device=device)
-    columns[row, number_in_row] = column
-    mask = additive_mask(visible[columns], kv_groups, n_kv, dtype)
-    return QueryIndex(pad_indices, row * Q + number_in_row, mask)
+    mask = additive_mask(visible[tokens.columns], kv_groups, n_kv, dtype)
+    return QueryIndex(tokens.pad_indices, tokens.unpad_indices, mask)

@@ -42,15 +42,17 @@ def processes() -> tuple[int, int]:
 
 
 # %% ../../nbs/workshop/08_distributed.ipynb #distributed-sum
-def all_reduce_gradients(parameters: Mapping[str, torch.nn.Parameter], total: float) -> float:
+def all_reduce_gradients(
+    parameters: Mapping[str, torch.nn.Parameter], total: torch.Tensor
+) -> torch.Tensor:
     """Sum the gradients, in place, and the loss over all processes.
 
     Args:
         parameters: what is trained, by name; a missing gradient counts as zero.
-        total: this process's summed loss.
+        total: this process's summed loss, () float64.
 
     Returns:
-        The sum of all processes' losses.
+        The sum of all processes' losses, () float64.
     """
     if processes()[1] == 1:
         return total
@@ -59,13 +61,12 @@ def all_reduce_gradients(parameters: Mapping[str, torch.nn.Parameter], total: fl
         if p.grad is None:
             p.grad = torch.zeros_like(p)
     gradients = torch.cat([p.grad.flatten() for p in trained])
-    loss = torch.tensor(total, dtype=torch.float64, device=gradients.device)
     torch.distributed.all_reduce(gradients)
-    torch.distributed.all_reduce(loss)
+    torch.distributed.all_reduce(total)
     sizes = [p.numel() for p in trained]
     for p, summed in zip(trained, gradients.split(sizes), strict=True):
         p.grad.copy_(summed.view_as(p))
-    return loss.item()
+    return total
 
 
 def maximum(number: int, device: torch.device) -> int:

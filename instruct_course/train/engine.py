@@ -40,8 +40,8 @@ from instruct_course.train.fused import (
     swiglu,
 )
 
-from ..data.template import IGNORE_INDEX
 from .loss import response_loss, supervised
+from .varlen import attend_sequences, supports_varlen
 
 # model types for which a test compares the engine with transformers
 KINDS = ("llama", "qwen2", "mistral", "qwen3")
@@ -197,16 +197,15 @@ class Engine:
             h = h + noise.to(h.dtype)
         if self.divisor != 1:
             h = h / self.divisor  # Eq. 5.4
-        positions = (packed.targets != IGNORE_INDEX).nonzero()[:, 0]
-        M = len(positions)
-        if not M:  # the last token stands in, so that no shape is empty
-            positions = packed.unpad_indices.new_tensor([len(h) - 1])
-        all_queries = query_index(packed, None, self.kv_groups, self.n_kv, h.dtype)
-        last_queries = query_index(packed, positions, self.kv_groups, self.n_kv, h.dtype)
+        predicting = packed.predicting
+        all_queries = last_queries = None
+        if packed.sequences is None or not supports_varlen(h, self.head_dim):
+            all_queries = query_index(packed, None, self.kv_groups, self.n_kv, h.dtype)
+            last_queries = query_index(packed, predicting, self.kv_groups, self.n_kv, h.dtype)
         for layer in self.layers[:-1]:
             h = self.run_layer(layer, h, angles, packed, all_queries, None)
-        h = self.run_layer(self.layers[-1], h, angles, packed, last_queries, positions)
-        return rms_norm(h, self.body.norm)[:M]
+        h = self.run_layer(self.layers[-1], h, angles, packed, last_queries, predicting.positions)
+        return rms_norm(h, self.body.norm)[: len(packed.labels)]
 
     def run_layer(self, *args) -> torch.Tensor:
         """`layer_forward`, checkpointed where that is asked for."""
@@ -226,7 +225,7 @@ class Engine:
         h: torch.Tensor,
         angles: tuple[torch.Tensor, torch.Tensor],
         packed: PackedBatch,
-        queries: QueryIndex,
+        queries: QueryIndex | None,
         positions: torch.Tensor | None,
     ) -> torch.Tensor:
         """One decoder layer.
@@ -236,7 +235,7 @@ class Engine:
             h: (N, H).
             angles: cosine and sine of the positions, (N, 1, d) each.
             packed: how the N tokens stand in rows.
-            queries: how the tokens that have queries do.
+            queries: how the tokens that have queries do; None: attention goes by sequences.
             positions: (M,) int64: only these tokens are needed any more; None: all.
 
         Returns:
@@ -255,12 +254,15 @@ class Engine:
         else:
             q = rotary(q, cos[positions], sin[positions])
         scale = module.self_attn.scaling
-        mixed = self.attend_rows(q, k, v, packed, queries, scale)
+        if queries is None:
+            mixed = attend_sequences(q, k, v, packed.sequences, positions, scale)
+        else:
+            mixed = self.attend_rows(q, k, v, packed, queries, scale)
+            if positions is None and packed.prefix_length:
+                prefix = self.attend_prefix(q, k, v, packed.prefix_length, scale)
+                mixed = torch.cat([prefix, mixed])
         if positions is not None:
             h = h[positions]
-        elif packed.prefix_length:
-            prefix = self.attend_prefix(q, k, v, packed.prefix_length, scale)
-            mixed = torch.cat([prefix, mixed])
         h = h + layer.o_proj(mixed.flatten(1))
         x = rms_norm(h, module.post_attention_layernorm)
         return h + layer.down_proj(swiglu(layer.gate_up(x)), not self.recomputing)
@@ -354,7 +356,7 @@ def batch_loss(
     head = inner.get_output_embeddings()
     if isinstance(batch, PackedBatch):
         hidden = (engine or Engine(model)).hidden(batch, noise)  # (M, H)
-        return loss(hidden, head, batch.targets[batch.targets != IGNORE_INDEX])
+        return loss(hidden, head, batch.labels)
     mask, targets = supervised(batch["labels"])
     inputs = {
         "input_ids": batch["input_ids"],

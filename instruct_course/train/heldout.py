@@ -46,8 +46,9 @@ def row_losses(
         batch = collate_for(model, batch_rows, pad_id)
         nats = batch_loss(model, batch, engine=engine, loss=token_losses).double()
         counts = [sum(l != IGNORE_INDEX for l in row.labels[1:]) for row in batch_rows]
-        for i, part in zip(chosen, nats.split(counts), strict=True):
-            losses[i] = (part.sum().item(), len(part))
+        sums = torch.stack([part.sum() for part in nats.split(counts)]).tolist()
+        for i, total, count in zip(chosen, sums, counts, strict=True):
+            losses[i] = (total, count)
         done += len(chosen)
         if progress:
             progress(done)

@@ -20,7 +20,7 @@ import torch
 
 from ..common.errors import OutOfMemory
 from ..data.template import Encoded
-from .batch import collate, pack
+from .batch import collate, pack, to_device
 from .distributed import maximum
 from .engine import Engine, batch_loss
 from .state import Step, Training, combine_seeds
@@ -55,11 +55,12 @@ def micro_batch_loss(
     if noise is None:
         return batch_loss(model, batch, engine=engine)[0]
     width = model.get_input_embeddings().weight.shape[1]
-    drawn = [noise.draw(row, width, s).to(model.device) for row, s in zip(rows, seeds)]
+    drawn = [noise.draw(row, width, s) for row, s in zip(rows, seeds)]
     if engine:
         noise_of_batch = torch.cat(drawn)  # (N, H)
     else:
         noise_of_batch = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)  # (B, T, H)
+    noise_of_batch = to_device(noise_of_batch, model.device)
     return batch_loss(model, batch, engine=engine, noise=noise_of_batch)[0]
 
 
@@ -78,11 +79,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
 
 
-def forward_backward(training: Training, step: Step) -> float:
+def forward_backward(training: Training, step: Step) -> torch.Tensor:
     """The gradients of a step's rows of this process, in as many micro-batches as memory asks for.
 
     Returns:
-        The summed loss (nats) of these rows.
+        The summed loss (nats) of these rows, () float64 on the model's device, so that a GPU need
+        not be waited for.
 
     Raises:
         OutOfMemory: not even one row fits.
@@ -97,16 +99,16 @@ def forward_backward(training: Training, step: Step) -> float:
         halve_micro_batches(training, too_large)
 
 
-def accumulate_gradients(training: Training, step: Step) -> tuple[float, int]:
+def accumulate_gradients(training: Training, step: Step) -> tuple[torch.Tensor, int]:
     """Forward and backward pass of each micro-batch; the gradients add up, Eq. 3.8.
 
     Returns:
-        (summed loss in nats, 0), or, where memory was too small for a micro-batch, (the loss so
-        far, 1), or (the loss so far, 1 + its length) where it was a single row.
+        (summed loss in nats, () float64; 0), or, where memory was too small for a micro-batch,
+        (the loss so far, 1), or (the loss so far, 1 + its length) where it was a single row.
     """
     rows = training.rows
     share = step.rows[training.rank :: training.world_size]
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=training.model.device)
     part = ()
     try:
         for part in np.array_split(share, training.micro_batches):
@@ -121,7 +123,7 @@ def accumulate_gradients(training: Training, step: Step) -> tuple[float, int]:
                 engine=training.engine,
             )
             training.state.scaler.scale(loss / max(1, step.supervised_tokens)).backward()
-            total += loss.item()
+            total += loss.detach()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -137,9 +137,9 @@ def test_nothing_leaks_between_rows(llama, rows, which, seed):
     """Whatever the other rows say in their own part, a row's loss stays what it is."""
     which %= len(rows)
     packed = batch.pack(rows, share=0)
-    packed.targets[
-        [t for t in range(packed.targets.numel()) if t not in packed.pad_indices[which].tolist()]
-    ] = -100
+    targets = packed.targets.clone()
+    targets[[t for t in range(len(targets)) if t not in packed.pad_indices[which].tolist()]] = -100
+    packed = batch.with_targets(packed, targets)
     with torch.no_grad():
         before = engine.batch_loss(llama, packed)[0].item()
         others = [
