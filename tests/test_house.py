@@ -160,6 +160,7 @@ LEVELS = (
     "upload",
     "recipe",
     "doctor",
+    "notebooks",
     "cli",
 )  # from the ground up
 PACKAGE = ROOT / "instruct_course"

@@ -136,8 +136,8 @@ def open_lesson(notebook: nbformat.NotebookNode, name: str, origin: Origin) -> N
     """Give a lesson its badges and its set-up cell, in place.
 
     Args:
-        notebook: a title stands first, whose summary ends with the paragraph of **Time**. A set-up cell that
-            is there already stays in its place.
+        notebook: a title stands first, whose summary ends with the paragraph of **Time**. A set-up
+            cell that is there already stays in its place.
         name: of its file.
         origin: where the course is published.
     """
