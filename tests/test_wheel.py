@@ -35,7 +35,7 @@ nbformat.write(notebook, sys.argv[1])
 
 def run(command, folder, **environment):
     """The output of a command, which must succeed, without this process's own paths."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_", "MPL"))}
     done = subprocess.run(
         command, cwd=folder, env=inherited | environment, capture_output=True, text=True
     )
