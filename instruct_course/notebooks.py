@@ -4,6 +4,7 @@ A checkout has them where they are written. A wheel carries the same files in `a
 setup.py puts what `course_files` of settings.ini names.
 """
 
+import importlib.util
 import json
 import shutil
 from configparser import ConfigParser
@@ -176,4 +177,6 @@ def describe(copied: Copied, dest: str | Path) -> str:
         lines += [f"  {name}" for name in copied.kept]
     command = f'jupyter lab "{dest}"' if " " in str(dest) else f"jupyter lab {dest}"
     lines.append(f"start with: {command}    (the first lesson is nbs/00_why.ipynb)")
+    if importlib.util.find_spec("jupyterlab") is None:
+        lines.append("Jupyter is missing here: first run pip install jupyterlab ipykernel")
     return "\n".join(lines)

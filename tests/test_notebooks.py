@@ -151,6 +151,9 @@ def test_an_installation_without_notebooks_says_so(tmp_path, monkeypatch):
     assert not (tmp_path / "course").exists()
 
 
-def test_the_command_to_start_with_is_quoted_where_it_must_be(tmp_path):
+def test_the_command_to_start_with_is_quoted_where_it_must_be(monkeypatch):
     said = notebooks.describe(notebooks.Copied(), "my course")
     assert 'jupyter lab "my course"' in said and "nothing written" in said
+    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda name: None)
+    said = notebooks.describe(notebooks.Copied(), "course")
+    assert said.endswith("Jupyter is missing here: first run pip install jupyterlab ipykernel")
