@@ -324,6 +324,14 @@ def doctor(config: configs.DoctorConfig, as_json: bool):
     raise typer.Exit(doctors.exit_code(facts))
 
 
+@command(configs.NotebooksConfig)
+def notebooks(config: configs.NotebooksConfig):
+    """Copy the notebooks of the course into a folder; copies that you changed stay as they are."""
+    from instruct_course import notebooks as course
+
+    print(course.describe(course.copy(config.dest), config.dest))
+
+
 def main():
     """The console script.
 

@@ -16,6 +16,7 @@ __all__ = [
     "PlanConfig",
     "RehearseConfig",
     "DoctorConfig",
+    "NotebooksConfig",
 ]
 RUN = "a run directory that tune wrote"
 MISMATCH = "go on where base or template are not those of training"
@@ -24,6 +25,8 @@ MODEL = (
     "modelscope:owner/name"
 )
 TARGETS = "layers that get adapters: all-linear, attention or names such as q_proj,v_proj"
+PARTS = "parts in which the rows of a step go through the model"
+DTYPES = ("bfloat16", "float16", "float32")
 OPTIMIZERS = ("adamw", "paged_adamw_8bit")
 
 
@@ -119,11 +122,7 @@ class TuneConfig:
         None,
         at_least=16,
     )
-    micro_batches: int = option(
-        "parts in which the rows of a step go through the model; more parts need less memory",
-        1,
-        at_least=1,
-    )
+    micro_batches: int = option(PARTS + "; more parts need less memory", 1, at_least=1)
     gradient_checkpointing: bool = option(
         "compute activations twice instead of keeping them: less memory, a third more time", False
     )
@@ -302,9 +301,7 @@ class MergeConfig:
         choices=("dequantized", "16bit", "both"),
     )
     dtype: str | None = option(
-        "of the weights written; default: that of the base's files",
-        None,
-        choices=("float32", "bfloat16", "float16"),
+        "of the weights written; default: that of the base's files", None, choices=DTYPES
     )
     limit: int = option("held-out rows of the report at most; 0 for no report", 256, at_least=0)
     allow_mismatch: bool = option(MISMATCH, False)
@@ -350,11 +347,7 @@ class PlanConfig:
     lora_r: int | None = option("rank of the adapters; default: 16", None, at_least=1, at_most=1024)
     lora_targets: str | None = option(TARGETS + "; default: all-linear", None)
     optimizer: str | None = option("default: adamw", None, choices=OPTIMIZERS)
-    micro_batches: int | None = option(
-        "parts in which the rows of a step go through the model; default: as tune chooses",
-        None,
-        at_least=1,
-    )
+    micro_batches: int | None = option(PARTS + "; default: as tune chooses", None, at_least=1)
     gradient_checkpointing: bool | None = option(
         "compute activations twice instead of keeping them; default: as tune chooses", None
     )
@@ -374,16 +367,10 @@ class RehearseConfig:
     lora_r: int = option("rank of the adapters", 16, at_least=1, at_most=1024)
     lora_targets: str = option(TARGETS, "all-linear")
     optimizer: str = option("paged_adamw_8bit needs a GPU", "adamw", choices=OPTIMIZERS)
-    micro_batches: int = option(
-        "parts in which the rows of a step go through the model", 1, at_least=1
-    )
+    micro_batches: int = option(PARTS, 1, at_least=1)
     gradient_checkpointing: bool = option("compute activations twice instead of keeping them", True)
     steps: int = option("steps to train", 2, at_least=1)
-    dtype: str | None = option(
-        "default: what this machine computes in",
-        None,
-        choices=("bfloat16", "float16", "float32"),
-    )
+    dtype: str | None = option("default: what this machine computes in", None, choices=DTYPES)
     memory_only: bool = option(
         "leave the matrix products out: the same memory in much less time", False
     )
@@ -396,3 +383,10 @@ class DoctorConfig:
     only: list[str] | None = option(
         "look at this alone, such as torch or hub; may be given again", None
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebooksConfig:
+    """What `notebooks` does."""
+
+    dest: str = option("the folder to copy the lessons and the workshop to", positional=True)

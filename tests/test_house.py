@@ -97,7 +97,7 @@ def test_the_course_extra_brings_what_notebooks_import():
     """Each package that a notebook imports is required, or stands in the extra [course]."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "settings.ini", encoding="utf-8")
-    extras = ("course", "eval", "serve", "xlsx", "modelscope")
+    extras = ("course", "eval", "lessons", "serve", "xlsx", "modelscope")
     lists = ("requirements", *(f"{extra}_requirements" for extra in extras))
     asked = {
         re.match(r"[\w-]+", line)[0].replace("-", "_").lower()
@@ -160,6 +160,7 @@ LEVELS = (
     "upload",
     "recipe",
     "doctor",
+    "notebooks",
     "cli",
 )  # from the ground up
 PACKAGE = ROOT / "instruct_course"

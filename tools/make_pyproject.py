@@ -35,6 +35,7 @@ eval = {eval_requirements}
 serve = {serve_requirements}
 xlsx = {xlsx_requirements}
 modelscope = {modelscope_requirements}
+lessons = {lessons_requirements}
 course = {course_requirements}
 dev = {dev_requirements}
 
@@ -75,7 +76,7 @@ filterwarnings = ["ignore::DeprecationWarning"]
 """
 
 
-EXTRAS = ("eval", "serve", "xlsx", "modelscope", "course", "dev")
+EXTRAS = ("eval", "serve", "xlsx", "modelscope", "lessons", "course", "dev")
 
 
 def values(settings: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "options.md"
 HEAD = """<!-- Written from instruct_course/config.py by python -m tools.options: edit that file. -->
 # Options
 
-Each option is a field of a dataclass in [config.py](../instruct_course/config.py), and means the
+Each option is a field of a dataclass in `instruct_course/config.py`, and means the
 same from Python, in a YAML file (`--config FILE`, for `tune` and `eval`) and on the command line.
 What stands on the command line overrides the file. Every run writes `run.yaml`, which makes it
 again, bitwise: `instruct-course tune --config runs/NAME/run.yaml`.

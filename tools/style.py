@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from tools.export import notebooks
+from tools.opening import SET_UP_ID
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "instruct_course"
@@ -44,7 +45,8 @@ class Notebook:
     Args:
         path: below the project's root.
         ids: of all cells, in order.
-        cells: lines of each code cell, without blank lines and nbdev's directives.
+        cells: lines of each code cell, without blank lines and nbdev's directives; of a cell that
+            installs the course, which tools/opening.py writes, 8 at most.
         exported: the same of the exported cells.
         wide: code lines over 100 columns.
         drawings: pictures in Markdown cells, and calls of `drawing`.
@@ -93,8 +95,13 @@ def measure(path: Path) -> Notebook:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = {kind: [] for kind in ("code", "markdown", "raw")}
     plots = 0
+    lengths = []
     for cell in cells:
-        sources[cell["cell_type"]].append("".join(cell["source"]))
+        source = "".join(cell["source"])
+        sources[cell["cell_type"]].append(source)
+        if cell["cell_type"] == "code":
+            length = len(code_lines(source))
+            lengths.append(min(length, LONG_CELL) if SET_UP_ID.fullmatch(cell["id"]) else length)
         for output in cell.get("outputs", []):
             plots += "image/png" in output.get("data", {})
     prose = "\n".join(sources["markdown"])
@@ -104,10 +111,10 @@ def measure(path: Path) -> Notebook:
     return Notebook(
         path=path,
         ids=[cell["id"] for cell in cells],
-        cells=[n for n in (len(code_lines(s)) for s in code) if n],
+        cells=[n for n in lengths if n],
         exported=[len(code_lines(s)) for s in exported],
         wide=sum(len(line) > COLUMNS for line in lines),
-        drawings=len(re.findall(r"!\[[^\]]*\]\(|<svg|<img", prose))
+        drawings=len(re.findall(r"(?<!\[)!\[[^\]]*\]\(|<svg|<img", prose))
         + sum(source.count("drawing(") for source in code),
         plots=plots,
         words=len(re.findall(r"[\u4e00-\u9fff]|[A-Za-z0-9_'’]+", prose)),

@@ -279,6 +279,7 @@ def export(
         say=progress.say,
     )
     onto = choose_variants(opened.made["base"]["quantization"], onto)[0]
+    inputs.check_variants((onto,))
     job = Export(
         inputs=inputs,
         gguf_dtype=gguf_dtype,

@@ -20,7 +20,7 @@ from ..common.memory import Peak
 from ..common.progress import Progress
 from ..data import template as templates
 from ..model import hub, lora
-from ..model.load import weight_bytes
+from ..model.load import stored_quantization, weight_bytes
 from ..run import Run, open_run
 
 
@@ -67,6 +67,21 @@ class MergeInputs:
     template: templates.Template
     vocab_size: int
     dtype: torch.dtype
+
+    def check_variants(self, variants: tuple[str, ...]) -> None:
+        """Refuse a merge onto 16-bit weights that there are not.
+
+        Args:
+            variants: names of `VARIANTS`.
+
+        Raises:
+            InputError: the base is stored in NF4, and one of them is '16bit'.
+        """
+        if "16bit" in variants and stored_quantization(self.base):
+            raise InputError(
+                f"--onto 16bit: {self.base} is stored in 4 bits, so there are no 16-bit weights "
+                "to add the adapter to; use --onto dequantized"
+            )
 
     def tensors(self, onto: str, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors of the merged model, one at a time.
@@ -294,6 +309,7 @@ def merge(
     variants = choose_variants(opened.made["base"]["quantization"], onto)
     _check_options(dtype, limit)
     inputs = merge_inputs(opened, allow_mismatch=allow_mismatch, say=progress.say)
+    inputs.check_variants(variants)
     dtype = getattr(torch, dtype) if dtype else inputs.dtype
     report = _new_report(inputs, "both" if len(variants) > 1 else variants[0], dtype)
     try:

@@ -21,6 +21,8 @@ import torch
 
 from ..common.errors import InputError
 from ..common.files import write_json
+from ..model.load import stored_quantization
+from ..model.quantize import bitsandbytes, unpack
 from .adapter import Adapter
 from .variants import dequantized
 
@@ -54,8 +56,21 @@ def tensor_files(folder: Path) -> dict[str, Path]:
         ) from None
 
 
+def _unpack_stored(packed: torch.Tensor, name: str, files: dict[str, Path]) -> torch.Tensor:
+    """The weight that was stored in NF4 as `packed`, with its scales in tensors beside it."""
+    bitsandbytes()
+    from bitsandbytes.functional import QuantState
+
+    beside = [other for other in files if other.startswith(f"{name}.")]
+    parts = {
+        other.removeprefix(f"{name}."): read_tensor(files[other].parent, other, files)
+        for other in beside
+    }
+    return unpack(packed, QuantState.from_dict(parts, device="cpu"))
+
+
 def read_tensor(folder: Path, name: str, files: dict[str, Path] | None = None) -> torch.Tensor:
-    """One tensor of a model folder, memory-mapped.
+    """One tensor of a model folder, memory-mapped; a weight that is stored in NF4 is unpacked.
 
     Args:
         folder: the model folder.
@@ -63,12 +78,14 @@ def read_tensor(folder: Path, name: str, files: dict[str, Path] | None = None) -
         files: what `tensor_files` returned, where it is at hand.
 
     Returns:
-        The tensor in its own dtype, on the CPU.
+        The tensor in its own dtype (of an unpacked weight float32), on the CPU.
     """
     from safetensors import safe_open
 
-    with safe_open((files or tensor_files(folder))[name], "pt") as file:
-        return file.get_tensor(name)
+    files = files or tensor_files(folder)
+    with safe_open(files[name], "pt") as file:
+        tensor = file.get_tensor(name)
+    return _unpack_stored(tensor, name, files) if f"{name}.absmax" in files else tensor
 
 
 # %% ../../nbs/workshop/12_tensors.ipynb #tensors-layout
@@ -78,7 +95,7 @@ class Layout:
 
     Attributes:
         names: the model's tensors in order; a tied head is not among them.
-        quantized: layers that the 4-bit load quantises.
+        quantized: layers that the 4-bit load quantises; none where they are stored in 4 bits.
         embedding: the embedding's layer.
         head: the head's layer, '' where it is tied to the embedding.
     """
@@ -99,17 +116,21 @@ def read_layout(folder: Path) -> Layout:
         Its layout.
 
     Raises:
-        InputError: the base is stored in 4 bits, or its tensors are not those of transformers.
+        InputError: the base is stored in another quantisation than NF4, or its tensors are not
+            those of transformers.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if getattr(config, "quantization_config", None):
+    stored = stored_quantization(folder)
+    if stored not in ("", "nf4"):
         raise InputError(
-            f"{folder}: this base is stored in 4 bits, and there is no 16-bit weight to start "
-            "from; name the 16-bit original"
+            f"{folder}: this base is stored in {stored}, which is not read here; "
+            "name the 16-bit original"
         )
+    if stored:
+        del config.quantization_config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     layers = {module: name for name, module in model.named_modules()}
@@ -127,7 +148,7 @@ def read_layout(folder: Path) -> Layout:
     quantized = {
         name
         for module, name in layers.items()
-        if type(module) is torch.nn.Linear and module is not head
+        if type(module) is torch.nn.Linear and module is not head and not stored
     }
     embedding = layers[model.get_input_embeddings()]
     return Layout(names, quantized, embedding, "" if tied else layers[head])
@@ -191,7 +212,7 @@ def merged_tensors(
     """The tensors of the merged model, one at a time.
 
     Args:
-        folder: the base in 16 or 32 bits.
+        folder: the base in 16 or 32 bits, or stored in NF4 (where only 'dequantized' is exact).
         adapter: what is added to it.
         onto: one of `VARIANTS`.
         vocab_size: rows of the embedding at least.

@@ -9,6 +9,7 @@ __all__ = [
     "NOT_QUANTIZED",
     "KEEP_ABOVE",
     "Base",
+    "stored_quantization",
     "weight_bytes",
     "compute_dtype",
     "load_base",
@@ -61,8 +62,7 @@ def _check_architecture(name: str, folder: Path) -> None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architectures = config.get("architectures") or []
-        quantized = config.get("quantization_config") or {}
-        method = quantized.get("quant_method", "bitsandbytes")
+        (config.get("quantization_config") or {}).keys()  # a mapping, if it is there
     except (OSError, ValueError, AttributeError):
         raise InputError(
             f"--model {name}: its config.json cannot be read; download the model again"
@@ -72,10 +72,37 @@ def _check_architecture(name: str, folder: Path) -> None:
             f"--model {name}: a {architectures[0]} is not a causal language model, so it cannot "
             "write answers; name one whose architecture ends in ForCausalLM"
         )
-    if method != "bitsandbytes":
+
+
+def stored_quantization(folder: Path) -> str:
+    """How the weights in a model folder are quantised already, as its config.json says.
+
+    Args:
+        folder: a model folder.
+
+    Returns:
+        'nf4' (by bitsandbytes), the name of another method, or '' where they are not quantised.
+    """
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    said = config.get("quantization_config")
+    if not said:
+        return ""
+    if said.get("load_in_4bit"):
+        return said.get("bnb_4bit_quant_type", "fp4")
+    return "8bit" if said.get("load_in_8bit") else said.get("quant_method", "unknown")
+
+
+def _check_stored(name: str, stored: str, quantization: str) -> None:
+    """Refuse weights that are quantised already, but for NF4 where NF4 is asked for."""
+    if stored not in ("", "nf4"):
         raise InputError(
-            f"--model {name}: its weights are quantised already ({method}), and QLoRA needs a base "
-            "that it quantises itself; name the 16-bit original"
+            f"--model {name}: its weights are quantised already ({stored}), and QLoRA needs a base "
+            "that it quantises itself, or one in NF4; name the 16-bit original"
+        )
+    if stored and quantization != "nf4":
+        raise InputError(
+            f"--model {name}: its weights are stored in NF4, so they cannot be loaded with "
+            f"--quantization {quantization}; use nf4, or name the 16-bit original"
         )
 
 
@@ -83,6 +110,26 @@ def _check_architecture(name: str, folder: Path) -> None:
 NF4_BYTES = 4.127 / 8  # per weight, scales included (lesson 06)
 QUANTIZED_BYTES = {"nf4": NF4_BYTES, "8bit": 1}
 NOT_QUANTIZED = ("embed", "lm_head", "wte", "wpe")  # parts of the names of matrices that stay
+
+
+def _stored_bytes(name: str, values: int, kind: str, whole: bool, dtype: torch.dtype) -> float:
+    """Bytes of one tensor of a base that is stored in NF4: two weights per byte, and their scales.
+
+    Args:
+        name: the tensor's.
+        values: how many numbers it has.
+        kind: its dtype in the file, as safetensors writes it.
+        whole: count the weights that it stands for, in `dtype`.
+        dtype: that of everything which is not quantised.
+    """
+    is_scale = ".weight." in name
+    if whole and is_scale:
+        return 0
+    if is_scale:
+        return values * (1 if kind == "U8" else 4)
+    if kind == "U8":
+        return 2 * values * dtype.itemsize if whole else values
+    return values * dtype.itemsize
 
 
 def weight_bytes(folder: Path, quantization: str, dtype: torch.dtype) -> int:
@@ -99,10 +146,16 @@ def weight_bytes(folder: Path, quantization: str, dtype: torch.dtype) -> int:
     from safetensors import safe_open
 
     total = 0
+    stored = stored_quantization(folder)
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():
                 shape = tensors.get_slice(name).get_shape()
+                if stored:
+                    kind = tensors.get_slice(name).get_dtype()
+                    whole = quantization == "none"
+                    total += _stored_bytes(name, math.prod(shape), kind, whole, dtype)
+                    continue
                 matrix = len(shape) == 2 and not any(part in name for part in NOT_QUANTIZED)
                 quantized = QUANTIZED_BYTES.get(quantization) if matrix else None
                 total += math.prod(shape) * (quantized or dtype.itemsize)
@@ -156,24 +209,30 @@ def _load_weights(folder: Path, quantization: str, dtype: torch.dtype, device):
     """The model in `folder` as transformers loads it, quantised on the way where that is wanted."""
     from transformers import AutoModelForCausalLM
 
-    config = None
-    if quantization == "nf4":
-        config = quantize.nf4_config(dtype)
+    options = {}  # with None for a configuration, what is stored in 4 bits would not load
+    stored = stored_quantization(folder)
+    if quantization == "nf4" and not stored:  # what is stored says itself how it is read
+        options["quantization_config"] = quantize.nf4_config(dtype)
     elif quantization == "8bit":
-        config = quantize.int8_config()
+        options["quantization_config"] = quantize.int8_config()
     with quiet_transformers(bars=True), quantize.fast_loading():
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device},
             trust_remote_code=False,
             use_safetensors=True,
-            quantization_config=config,
+            **options,
         )
+    if stored:
+        quantize.set_compute_dtype(model, dtype)
+    return model
 
 
 def _four_bit_folder(folder: Path, digest: str, dtype: torch.dtype) -> Path | None:
-    """Where the cache keeps the 4-bit form of a large base; None for a small one."""
+    """Where the cache keeps the 4-bit form of a large base; None for one that needs none."""
+    if stored_quantization(folder):
+        return None
     if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= KEEP_ABOVE:
         return None
     return cache_folder() / "nf4" / f"{digest[:16]}-{str(dtype).removeprefix('torch.')}"
@@ -223,7 +282,8 @@ def _read_or_quantize(
 def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print) -> Base:
     """A base model with its tokenizer: frozen, in eval mode, without remote code.
 
-    The 4-bit form of a base above `KEEP_ABOVE` bytes is kept in the cache folder.
+    The 4-bit form of a base above `KEEP_ABOVE` bytes is kept in the cache folder; weights that are
+    stored in bitsandbytes' NF4 are taken as they are.
 
     Args:
         name: nano, smollm2, smollm2-base, 7b, a folder or a hub id.
@@ -240,6 +300,7 @@ def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=
     folder = resolve(name, say=say)
     quantize.bitsandbytes()  # before transformers imports it: the notebook 06_quantize says why
     _check_architecture(name, folder)
+    _check_stored(name, stored_quantization(folder), quantization)
     digest = fingerprint(folder)
     dtype = dtype or compute_dtype(name)
     _check_memory(name, folder, quantization, dtype)

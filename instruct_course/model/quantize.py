@@ -7,9 +7,11 @@ __all__ = [
     "bitsandbytes",
     "nf4_config",
     "int8_config",
+    "unpack",
     "protect",
     "fast_loading",
     "write",
+    "set_compute_dtype",
     "read",
 ]
 
@@ -103,17 +105,29 @@ def int8_config():
 
 
 # %% ../../nbs/workshop/06_quantize.ipynb #protect
-def _reads_back(weight) -> bool:
-    """Whether this machine's kernel dequantises a 4-bit weight as `nf4_dequantize` does."""
-    state = weight.quant_state
+def unpack(packed: torch.Tensor, state) -> torch.Tensor:
+    """What bitsandbytes' NF4 means, computed by `nf4_dequantize` of the lesson.
+
+    Args:
+        packed: (ceil(n / 2), 1), two codes per byte.
+        state: its QuantState.
+
+    Returns:
+        The weight in its own shape, in float32.
+    """
     absmax = state.absmax
     if state.nested:
         absmax = double_dequantize(
             absmax, state.state2.absmax, state.offset, state.state2.blocksize
         )
-    codes = weight.data.view(torch.uint8)
-    wanted = nf4_dequantize(codes, absmax, state.shape, torch.float32, state.blocksize)
-    got = bitsandbytes().functional.dequantize_4bit(weight.data, state).float()
+    codes = packed.view(torch.uint8)
+    return nf4_dequantize(codes, absmax, state.shape, torch.float32, state.blocksize)
+
+
+def _reads_back(weight) -> bool:
+    """Whether this machine's kernel dequantises a 4-bit weight as `nf4_dequantize` does."""
+    wanted = unpack(weight.data, weight.quant_state)
+    got = bitsandbytes().functional.dequantize_4bit(weight.data, weight.quant_state).float()
     return torch.allclose(got, wanted, rtol=0.01, atol=1e-6)
 
 
@@ -302,8 +316,8 @@ def _check_files(folder: Path, files: dict, check: bool) -> None:
 
 
 # %% ../../nbs/workshop/06_quantize.ipynb #quantize-read
-def _set_compute_dtype(model, dtype: torch.dtype) -> None:
-    """Have a model that was read in 4 bits compute in `dtype`."""
+def set_compute_dtype(model, dtype: torch.dtype) -> None:
+    """Have a model that was read in 4 bits compute in `dtype`; changes it in place."""
     for parameter in model.parameters():
         if getattr(parameter, "quant_state", None) is None and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
@@ -362,6 +376,6 @@ def read(
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         why = str(error).splitlines()[0][:200]
         raise InputError(f"{folder}: these 4-bit weights do not load ({why}); {AGAIN}") from None
-    _set_compute_dtype(model, dtype)
+    set_compute_dtype(model, dtype)
     protect(model)
     return model.requires_grad_(False).eval()
