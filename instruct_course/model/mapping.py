@@ -20,7 +20,7 @@ def load_mapped(folder: Path, dtype: torch.dtype):
         A transformers model on the CPU.
     """
     from safetensors.torch import load_file
-    from transformers import AutoConfig
+    from transformers import AutoConfig, GenerationConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -28,9 +28,12 @@ def load_mapped(folder: Path, dtype: torch.dtype):
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= load_file(file)
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return kind.from_pretrained(
+    model = kind.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype, device_map={"": "cpu"}
     )
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 # %% ../../nbs/workshop/06_mapping.ipynb #own-memory

@@ -10,7 +10,6 @@ __all__ = [
     "protect",
     "fast_loading",
     "write_manifest",
-    "not_written",
     "write",
     "read",
 ]
@@ -226,9 +225,7 @@ def _compute_dtype(model) -> torch.dtype:
 def write_manifest(folder: Path, *, dtype: torch.dtype, fingerprint: str) -> None:
     """Record the files of a folder with 4-bit weights, as the last of them.
 
-    Args:
-        folder: with the weights and their configuration.
-        dtype, fingerprint: what the layers compute in, and what the weights were made of.
+    dtype is what the layers compute in, fingerprint what the weights were made of.
     """
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -241,14 +238,6 @@ def write_manifest(folder: Path, *, dtype: torch.dtype, fingerprint: str) -> Non
         "files": files,
     }
     write_json(folder / MANIFEST, manifest)
-
-
-def not_written(folder: Path, error: OSError) -> InputError:
-    """The error of a folder that the disk would not take."""
-    return InputError(
-        f"{folder}: the 4-bit weights could not be written ({error.strerror or error}); "
-        "make room or name another folder"
-    )
 
 
 def write(model, folder: str | Path, *, fingerprint: str = "") -> Path:
@@ -275,7 +264,10 @@ def write(model, folder: str | Path, *, fingerprint: str = "") -> Path:
                 model.save_pretrained(out)
             write_manifest(out, dtype=_compute_dtype(model), fingerprint=fingerprint)
     except OSError as error:
-        raise not_written(folder, error) from None
+        raise InputError(
+            f"{folder}: the 4-bit weights could not be written ({error.strerror or error}); "
+            "make room or name another folder"
+        ) from None
     return folder
 
 

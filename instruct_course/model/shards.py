@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..common.errors import InputError
 from ..common.files import write_folder
 from ..deploy.tensors import read_layout, read_tensor, tensor_files, write_shards
 from . import quantize
@@ -53,6 +54,7 @@ def write_tensors(
     *,
     dtype: torch.dtype,
     fingerprint: str = "",
+    generation_config=None,
 ) -> Path:
     """Write a 4-bit model tensor by tensor as a folder that `quantize.read` takes.
 
@@ -61,6 +63,7 @@ def write_tensors(
         config: transformers' configuration of the model in 16 bits.
         folder: where; it must not exist, or be empty.
         dtype: what the layers compute in.
+        generation_config: transformers' settings for generating, if there are some.
         fingerprint: what `hub.fingerprint` said of the weights that were quantised.
 
     Returns:
@@ -76,9 +79,14 @@ def write_tensors(
         with write_folder(folder, option="") as out:
             write_shards(tensors, out, shard_bytes=SHARD_BYTES)
             config.save_pretrained(out)
+            if generation_config is not None:
+                generation_config.save_pretrained(out)
             quantize.write_manifest(out, dtype=dtype, fingerprint=fingerprint)
     except OSError as error:
-        raise quantize.not_written(folder, error) from None
+        raise InputError(
+            f"{folder}: the 4-bit weights could not be written ({error.strerror or error}); "
+            "make room or name another folder"
+        ) from None
     return folder
 
 
@@ -110,9 +118,18 @@ def convert(
     Raises:
         InputError: the base cannot be read, or `folder` cannot be written.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, GenerationConfig
 
     source = Path(source)
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    tensors = _four_bit_tensors(source, dtype)
-    return write_tensors(tensors, config, folder, dtype=dtype, fingerprint=fingerprint)
+    generation = None
+    if (source / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(source)
+    return write_tensors(
+        _four_bit_tensors(source, dtype),
+        config,
+        folder,
+        dtype=dtype,
+        fingerprint=fingerprint,
+        generation_config=generation,
+    )
