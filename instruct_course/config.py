@@ -138,11 +138,7 @@ class TuneConfig:
         "nf4",
         choices=("nf4", "8bit", "none"),
     )
-    mapped: bool = option(
-        "leave the 4-bit weights in the cache's files, which are mapped into memory; on a CPU "
-        "(chosen by itself where a large model does not fit otherwise)",
-        False,
-    )
+    mapped: bool = option("leave 4-bit weights in files of the cache; chosen if needed", False)
     save_steps: int | None = option(
         "steps between two checkpoints; default: a tenth of the run", None, at_least=1
     )
@@ -391,14 +387,8 @@ class RehearseConfig:
     memory_only: bool = option(
         "leave the matrix products out: the same memory in much less time", False
     )
-    mapped: bool = option(
-        "write the weights to the disk (about 6 GB for a 7B, 8 GB in float32), layer by layer, "
-        "and leave them in their files; on a CPU",
-        False,
-    )
-    folder: str | None = option(
-        "with --mapped: where the weights are written, and stay; default: a temporary folder", None
-    )
+    mapped: bool = option("leave weights in files, 6 to 8 GB for a 7B; on a CPU", False)
+    folder: str | None = option("keep the files of --mapped here; default: temporary", None)
 
 
 @dataclass(frozen=True, kw_only=True)

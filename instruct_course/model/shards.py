@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ["SHARD_BYTES", "quantized", "packed", "write_tensors", "convert"]
 
-# %% ../../nbs/workshop/06_shards.ipynb #packed
+# %% ../../nbs/workshop/06_shards.ipynb #four-bit-parts
 from collections.abc import Iterator
 from pathlib import Path
 

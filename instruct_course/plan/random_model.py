@@ -113,7 +113,7 @@ def _linear_4bit(linear, dtype):
 
 
 def _fill(layer, weights: dict, random, dtype, *, own: bool) -> None:
-    """Put 4-bit modules in the place of a layer's linear ones, with copies of `weights` if `own`."""
+    """Put 4-bit modules in the place of a layer's linear ones; `own`: with copies of `weights`."""
     for name, linear in _linears(layer).items():
         new = _linear_4bit(linear, dtype)
         new.weight = _copy_of(weights[name], new) if own else weights[name]

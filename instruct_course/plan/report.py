@@ -57,8 +57,9 @@ def plan(
     Returns:
         As assets/schemas/plan.schema.json says; sizes in bytes. `setting`, `parts`, `bytes` and
         `fits` are of the settings that `tune` would choose, `asked` are those asked for,
-        `refusal` is why `tune` would refuse. file_bytes: weights that stay in their files. copies: bytes on top for a model up to `LARGE`,
-        of which `tune` keeps 16-bit weights too where there is room.
+        `refusal` is why `tune` would refuse. file_bytes: of weights that stay in their files.
+        copies: bytes on top for a model up to `LARGE`, of which `tune` keeps 16-bit weights too
+        where there is room.
 
     Raises:
         InputError: the model is not known, or it is no Llama-like one.
