@@ -63,7 +63,9 @@ def _row(
     dtype="bfloat16",
     products=False,
     development=False,
+    mapped=False,
 ):
+    more = {"mapped": True} if mapped else {}
     return {
         "name": name,
         "products": products,
@@ -76,6 +78,7 @@ def _row(
             "gradient_checkpointing": gradient_checkpointing,
             "dtype": dtype,
             "device": "cpu",
+            **more,
         },
     }
 
@@ -112,6 +115,7 @@ GRID = [
     _row("SmolLM2-135M", 512, 2, dtype="float32", products=True),
     _row("SmolLM2-135M", 512, 2, dtype="float32"),
     _row("Llama-3.2-1B", 128, 1, dtype="float32", gradient_checkpointing=True, products=True),
+    _row("7b", 512, 1, gradient_checkpointing=True, mapped=True),
 ]
 
 
@@ -148,12 +152,14 @@ def write(table: dict):
 
 def plan_again():
     """Put today's plans beside what was measured; nothing is run."""
-    from instruct_course.plan.memory import Setting, memory
+    from instruct_course.plan.memory import Setting, mapped_bytes, memory
     from instruct_course.plan.shapes import Shape
 
     table = read()
     for row in table["rows"]:
-        parts = memory(Shape(**row["shape"]), Setting(**row["setting"]))
+        shape, setting = Shape(**row["shape"]), Setting(**row["setting"])
+        parts = memory(shape, setting)
+        row["planned"]["file_bytes"] = mapped_bytes(shape, setting)
         row["planned"]["parts"] = parts
         row["planned"]["bytes"] = sum(parts.values())
         row["measured_over_planned"] = row["measured"]["bytes"] / row["planned"]["bytes"]
