@@ -300,6 +300,7 @@ def rehearse(config: configs.RehearseConfig, as_json: bool):
         steps=config.steps,
         products=not config.memory_only,
         values=shapes.config(config.model),
+        folder=config.folder,
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if as_json:

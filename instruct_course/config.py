@@ -137,6 +137,7 @@ class TuneConfig:
         "nf4",
         choices=("nf4", "8bit", "none"),
     )
+    mapped: bool = option("leave 4-bit weights in files of the cache; chosen if needed", False)
     save_steps: int | None = option(
         "steps between two checkpoints; default: a tenth of the run", None, at_least=1
     )
@@ -374,6 +375,8 @@ class RehearseConfig:
     memory_only: bool = option(
         "leave the matrix products out: the same memory in much less time", False
     )
+    mapped: bool = option("leave weights in files, 6 to 8 GB for a 7B; on a CPU", False)
+    folder: str | None = option("keep the files of --mapped here; default: temporary", None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,6 +178,10 @@ def setting_for(config: RehearseConfig) -> Setting:
     from instruct_course.train.state import check_optimizer
 
     check_optimizer(config.optimizer)
+    if config.folder is not None and not config.mapped:
+        raise InputError(
+            "--folder: weights are written to a folder only with --mapped; use them together"
+        )
     return Setting(
         max_length=config.max_length,
         batch_tokens=config.batch_tokens or config.max_length,
@@ -188,4 +192,5 @@ def setting_for(config: RehearseConfig) -> Setting:
         gradient_checkpointing=config.gradient_checkpointing,
         dtype=config.dtype or str(compute_dtype("any")).removeprefix("torch."),
         device="cuda" if torch.cuda.is_available() else "cpu",
+        mapped=config.mapped,
     )

@@ -22,7 +22,7 @@ from instruct_course.defaults import (
 )
 from instruct_course.model.load import Base
 from instruct_course.plan.gpus import machine
-from instruct_course.plan.memory import Setting
+from instruct_course.plan.memory import Setting, mapped_bytes
 from instruct_course.plan.savings import choose, need
 from instruct_course.run import LoadedRun, PartialRun, Run
 from instruct_course.train import loop
@@ -37,6 +37,7 @@ NOT_REMADE = (
     "processes",
     "push_to_hub",
     "yes",
+    "mapped",
 )  # options that change no bit of a run
 
 
@@ -218,11 +219,12 @@ def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
             )
     out = given.out or before.out
     others = {name: getattr(given, name) for name in NOT_REMADE[2:]}
+    others["mapped"] = given.mapped or before.mapped  # a machine that needs it needs it again
     return replace(before, out=out, resume=True, **others)
 
 
 def _fit_memory(config: TuneConfig, say) -> TuneConfig:
-    """`config` with micro-batches and checkpointing as a large model needs them on this machine.
+    """`config` with what a large model needs to fit on this machine, learning the same.
 
     Raises:
         InputError: it does not fit at all; nothing was downloaded or written.
@@ -241,11 +243,15 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
         gradient_checkpointing=config.gradient_checkpointing,
         dtype=gpu.dtype,
         device=gpu.device,
+        mapped=config.mapped,
     )
     chosen = choose(shape, gpu, asked)
     also = (
         " --gradient-checkpointing" if chosen.gradient_checkpointing else ", all activations kept"
     )
+    if chosen.mapped:
+        size = mapped_bytes(shape, chosen) / 1e9
+        also += f" --mapped: another {size:.1f} GB of weights stay in their files"
     say(
         f"planned for {gpu.name} ({gpu.memory / 1e9:.1f} GB, {gpu.dtype}): "
         f"{need(shape, chosen) / 1e9:.1f} GB at its widest, "
@@ -255,4 +261,5 @@ def _fit_memory(config: TuneConfig, say) -> TuneConfig:
         config,
         micro_batches=chosen.micro_batches,
         gradient_checkpointing=chosen.gradient_checkpointing,
+        mapped=chosen.mapped,
     )

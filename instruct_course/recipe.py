@@ -95,7 +95,12 @@ def load(job: Job, rows: Rows) -> Student:
         config.quantization
     ]
     job.progress.say(f"loading {config.model} in {how}")
-    base = load_base(config.model, quantization=config.quantization, say=job.progress.say)
+    base = load_base(
+        config.model,
+        quantization=config.quantization,
+        mapped=config.mapped,
+        say=job.progress.say,
+    )
     lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
     if config.template is None:
         name = choose_template(config.model, base.tokenizer, config.response_marker)

@@ -104,6 +104,13 @@ def _read_made(path: Path) -> dict:
     return made
 
 
+def _has_gpu() -> bool:
+    """Whether a base goes to a GPU, where no weight stays in a file."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _load(path: Path, allow_mismatch: bool) -> LoadedRun:
     """The model of a run directory. Raises InputError, also on another base or template."""
     made = _read_made(path)
@@ -111,7 +118,11 @@ def _load(path: Path, allow_mismatch: bool) -> LoadedRun:
     adapter = path / "adapter"
     if not (adapter / "adapter_model.safetensors").exists():
         raise InputError(f"--run {path}: its adapter/ is missing; name a complete run directory")
-    base = load_base(made["base"]["name"], quantization=made["base"]["quantization"])
+    base = load_base(
+        made["base"]["name"],
+        quantization=made["base"]["quantization"],
+        mapped=made["config"].get("mapped", False) and not _has_gpu(),
+    )
     templates.prepare(template, base.tokenizer)
     fit_vocabulary(base.model, base.tokenizer)
     model = lora.load(base, adapter, template=template, allow_mismatch=allow_mismatch)

@@ -18,7 +18,6 @@ EXCEPTIONS = {
     ],
     "files with lines over 100 columns": [
         "instruct_course.plan.gpus",
-        "instruct_course.plan.rehearse",
         "tools.make_font",
         "tools.make_nano",
         "tools.nano.__init__",

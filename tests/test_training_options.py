@@ -11,6 +11,7 @@ from instruct_course import recipe
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
+from instruct_course.model.quantize import read as read_four_bits
 from instruct_course.run import open_run
 
 FAST = {"holdout": "0.2", "eval_rows": 0, "quiet": True}
@@ -106,6 +107,27 @@ def test_a_stopped_run_goes_on_to_the_same_bits(options, rows, tmp_path):
     assert again.report["after"]["loss"] == whole.report["after"]["loss"]
     loaded = open_run(again.path)
     assert loaded.answer("Say yes.", max_new_tokens=4) == again.answer("Say yes.", max_new_tokens=4)
+
+
+def test_mapped_weights_change_no_bit_of_a_run(rows, tmp_path, monkeypatch):
+    """Nor does a run file ask for them on other machines; the run itself is opened with them."""
+    options = {"data": str(rows), "max_steps": 4, **FAST}
+    usual = instruct_course.tune(out=str(tmp_path / "usual"), **options)
+    monkeypatch.setenv("INSTRUCT_COURSE_CACHE", str(tmp_path / "cache"))
+    mapped = instruct_course.tune(out=str(tmp_path / "mapped"), mapped=True, **options)
+    assert adapter(mapped.path) == adapter(usual.path)
+    made = read(mapped.path / "run.json")
+    jsonschema.validate(made, schema("run"))
+    assert made["config"]["mapped"] is True
+    assert "mapped" not in (mapped.path / "run.yaml").read_text(encoding="utf-8")
+    asked = []
+    monkeypatch.setattr(
+        "instruct_course.model.load.quantize.read",
+        lambda *a, **options: asked.append(options["mapped"]) or read_four_bits(*a, **options),
+    )
+    example = builtin("train")[0]["instruction"]
+    assert open_run(tmp_path / "mapped").answer(example) == usual.answer(example)
+    assert asked == [True]
 
 
 def test_dora_says_that_it_takes_the_slower_path(rows, tmp_path, capsys):

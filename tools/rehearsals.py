@@ -63,7 +63,9 @@ def _row(
     dtype="bfloat16",
     products=False,
     development=False,
+    mapped=False,
 ):
+    more = {"mapped": True} if mapped else {}
     return {
         "name": name,
         "products": products,
@@ -76,6 +78,7 @@ def _row(
             "gradient_checkpointing": gradient_checkpointing,
             "dtype": dtype,
             "device": "cpu",
+            **more,
         },
     }
 
@@ -148,12 +151,14 @@ def write(table: dict):
 
 def plan_again():
     """Put today's plans beside what was measured; nothing is run."""
-    from instruct_course.plan.memory import Setting, memory
+    from instruct_course.plan.memory import Setting, mapped_bytes, memory
     from instruct_course.plan.shapes import Shape
 
     table = read()
     for row in table["rows"]:
-        parts = memory(Shape(**row["shape"]), Setting(**row["setting"]))
+        shape, setting = Shape(**row["shape"]), Setting(**row["setting"])
+        parts = memory(shape, setting)
+        row["planned"]["file_bytes"] = mapped_bytes(shape, setting)
         row["planned"]["parts"] = parts
         row["planned"]["bytes"] = sum(parts.values())
         row["measured_over_planned"] = row["measured"]["bytes"] / row["planned"]["bytes"]

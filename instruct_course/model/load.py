@@ -27,7 +27,7 @@ import torch
 from ..common.errors import InputError
 from ..common.memory import frugal_malloc
 from ..common.quiet import quiet_transformers
-from . import quantize
+from . import quantize, shards
 from .float16 import keep_in_range
 from .hub import cache_folder, fingerprint, resolve
 
@@ -229,11 +229,10 @@ def _load_weights(folder: Path, quantization: str, dtype: torch.dtype, device):
     return model
 
 
-def _four_bit_folder(folder: Path, digest: str, dtype: torch.dtype) -> Path | None:
-    """Where the cache keeps the 4-bit form of a large base; None for one that needs none."""
-    if stored_quantization(folder):
-        return None
-    if sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= KEEP_ABOVE:
+def _four_bit_folder(folder: Path, digest: str, dtype: torch.dtype, mapped: bool) -> Path | None:
+    """Where the cache keeps the 4-bit form of a base; None for one that needs none."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if stored_quantization(folder) or not mapped and size <= KEEP_ABOVE:
         return None
     return cache_folder() / "nf4" / f"{digest[:16]}-{str(dtype).removeprefix('torch.')}"
 
@@ -252,9 +251,30 @@ def _keep_four_bits(model, kept: Path, digest: str, size: int, say) -> None:
         say(f"they were not kept: {error}")
 
 
+def _convert(name: str, folder: Path, kept: Path, digest: str, dtype: torch.dtype, say) -> None:
+    """Write the 4-bit form of a base into the cache, one matrix in memory at a time."""
+    size = weight_bytes(folder, "nf4", dtype)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(kept.parent).free
+    if free <= size:
+        raise InputError(
+            f"--model {name}: its 4-bit weights take {size / 1e9:.1f} GB in {kept.parent}, and "
+            f"{free / 1e9:.1f} GB are free there; make room, or name another folder in the "
+            "environment variable INSTRUCT_COURSE_CACHE"
+        )
+    say(f"writing the 4-bit weights ({size / 1e9:.1f} GB) to {kept}, one matrix at a time")
+    shards.convert(folder, kept, dtype=dtype, fingerprint=digest)
+
+
 # %% ../../nbs/workshop/05_load.ipynb #load-read
 def _read_or_quantize(
-    name: str, folder: Path, kept: Path | None, digest: str, quantization: str, dtype: torch.dtype
+    name: str,
+    folder: Path,
+    kept: Path | None,
+    digest: str,
+    quantization: str,
+    dtype: torch.dtype,
+    mapped: bool,
 ):
     """(model, tokenizer) of a folder, the model from its kept 4-bit form where there is one."""
     from transformers import AutoTokenizer
@@ -263,7 +283,9 @@ def _read_or_quantize(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if kept and kept.exists():
-            model = quantize.read(kept, dtype=dtype, fingerprint=digest, device=device)
+            model = quantize.read(
+                kept, dtype=dtype, fingerprint=digest, device=device, mapped=mapped or None
+            )
         else:
             model = _load_weights(folder, quantization, dtype, device)
     except InputError:
@@ -279,7 +301,14 @@ def _read_or_quantize(
 
 
 # %% ../../nbs/workshop/05_load.ipynb #load-load
-def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=print) -> Base:
+def load_base(
+    name: str = "nano",
+    *,
+    quantization: str = "nf4",
+    dtype=None,
+    mapped: bool = False,
+    say=print,
+) -> Base:
     """A base model with its tokenizer: frozen, in eval mode, without remote code.
 
     The 4-bit form of a base above `KEEP_ABOVE` bytes is kept in the cache folder; weights that are
@@ -289,6 +318,8 @@ def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=
         name: nano, smollm2, smollm2-base, 7b, a folder or a hub id.
         quantization: 'nf4' (4 bits, double quantisation), '8bit' (LLM.int8) or 'none'.
         dtype: what it computes in; chosen for the machine if None.
+        mapped: the 4-bit weights stay in the files of the cache, which are mapped into memory (on
+            a CPU).
         say: is told, in one line each, what takes long or changes the model.
 
     Raises:
@@ -297,17 +328,24 @@ def load_base(name: str = "nano", *, quantization: str = "nf4", dtype=None, say=
     if quantization not in QUANTIZATIONS:
         names = ", ".join(QUANTIZATIONS)
         raise InputError(f"--quantization {quantization}: it must be one of {names}")
+    if mapped and (quantization != "nf4" or torch.cuda.is_available()):
+        raise InputError(
+            "--mapped: only 4-bit weights on a CPU can stay in their files; leave it out"
+        )
     folder = resolve(name, say=say)
     quantize.bitsandbytes()  # before transformers imports it: the notebook 06_quantize says why
     _check_architecture(name, folder)
     _check_stored(name, stored_quantization(folder), quantization)
     digest = fingerprint(folder)
     dtype = dtype or compute_dtype(name)
-    _check_memory(name, folder, quantization, dtype)
-    kept = _four_bit_folder(folder, digest, dtype) if quantization == "nf4" else None
+    if not mapped:
+        _check_memory(name, folder, quantization, dtype)
+    kept = _four_bit_folder(folder, digest, dtype, mapped) if quantization == "nf4" else None
     if kept:
         frugal_malloc()
-    model, tokenizer = _read_or_quantize(name, folder, kept, digest, quantization, dtype)
+    if mapped and kept and not kept.exists():
+        _convert(name, folder, kept, digest, dtype, say)
+    model, tokenizer = _read_or_quantize(name, folder, kept, digest, quantization, dtype, mapped)
     if kept and not kept.exists():
         _keep_four_bits(model, kept, digest, weight_bytes(folder, quantization, dtype), say)
     if dtype == torch.float16:

@@ -10,6 +10,7 @@ __all__ = [
     "unpack",
     "protect",
     "fast_loading",
+    "write_manifest",
     "write",
     "set_compute_dtype",
     "read",
@@ -29,6 +30,7 @@ import torch
 from ..common.errors import InputError
 from ..common.files import sha256, write_folder, write_json
 from ..common.quiet import quiet_transformers
+from .mapping import load_mapped, own_memory
 from .nf4 import NF4_LEVELS, double_dequantize, nf4_dequantize, quantize_4bit
 
 
@@ -234,6 +236,24 @@ def _compute_dtype(model) -> torch.dtype:
     return layer.weight.quant_state.dtype
 
 
+def write_manifest(folder: Path, *, dtype: torch.dtype, fingerprint: str) -> None:
+    """Record the files of a folder with 4-bit weights, as the last of them.
+
+    dtype is what the layers compute in, fingerprint what the weights were made of.
+    """
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {
+        "version": 1,
+        "fingerprint": fingerprint,
+        "dtype": str(dtype).removeprefix("torch."),
+        "files": files,
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
 def write(model, folder: str | Path, *, fingerprint: str = "") -> Path:
     """Write a base model in 4 bits as a folder that `read` and transformers take.
 
@@ -256,17 +276,7 @@ def write(model, folder: str | Path, *, fingerprint: str = "") -> Path:
         with write_folder(folder, option="") as out:
             with quiet_transformers():
                 model.save_pretrained(out)
-            files = {
-                path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-                for path in sorted(out.iterdir())
-            }
-            manifest = {
-                "version": 1,
-                "fingerprint": fingerprint,
-                "dtype": str(_compute_dtype(model)).removeprefix("torch."),
-                "files": files,
-            }
-            write_json(out / MANIFEST, manifest)
+            write_manifest(out, dtype=_compute_dtype(model), fingerprint=fingerprint)
     except OSError as error:
         raise InputError(
             f"{folder}: the 4-bit weights could not be written ({error.strerror or error}); "
@@ -329,6 +339,28 @@ def set_compute_dtype(model, dtype: torch.dtype) -> None:
             layer.weight.quant_state.dtype = dtype
 
 
+def _load(folder: Path, dtype: torch.dtype, device: str | int, mapped: bool | None):
+    """The model of a folder. Raises InputError where it does not load."""
+    bitsandbytes()
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet_transformers():
+            if mapped:
+                return load_mapped(folder, dtype)
+            return AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": device},
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        why = str(error).splitlines()[0][:200]
+        raise InputError(f"{folder}: these 4-bit weights do not load ({why}); {AGAIN}") from None
+
+
 def read(
     folder: str | Path,
     *,
@@ -336,6 +368,7 @@ def read(
     fingerprint: str = "",
     device: str | int = "cpu",
     check: bool = True,
+    mapped: bool | None = None,
 ):
     """The model that `write` left in a folder, its codes and scales to the bit.
 
@@ -345,12 +378,15 @@ def read(
         fingerprint: if given, the base that it must have been made of.
         device: where it goes.
         check: compare all files with their sha256 first.
+        mapped: True: the weights stay in the files, which are mapped into memory; False: they get
+            memory of their own; None: as transformers leaves them.
 
     Returns:
         A transformers model: frozen, in eval mode, protected, with nothing quantised again.
 
     Raises:
-        InputError: anything is missing, changed, cut short or of another base.
+        InputError: anything is missing, changed, cut short or of another base, or cannot stay
+            mapped.
     """
     folder = Path(folder)
     files, made_of, written = _manifest(folder)
@@ -361,21 +397,14 @@ def read(
             f"{AGAIN}"
         )
     _check_files(folder, files, check)
-    bitsandbytes()
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                device_map={"": device},
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        why = str(error).splitlines()[0][:200]
-        raise InputError(f"{folder}: these 4-bit weights do not load ({why}); {AGAIN}") from None
+    if mapped and (torch.device(device).type != "cpu" or dtype != written):
+        raise InputError(
+            f"{folder}: its weights can stay in their files only on a CPU and in {written}; "
+            "leave `mapped` out"
+        )
+    model = _load(folder, dtype, device, mapped)
     set_compute_dtype(model, dtype)
+    if mapped is False:
+        own_memory(model)
     protect(model)
     return model.requires_grad_(False).eval()

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from ..common.errors import InputError
 from ..train.engine import KINDS
 from .gpus import CPU_SHARE, GPU, GPUS, MFU
-from .memory import BYTES, Setting, memory, operations
+from .memory import BYTES, Setting, mapped_bytes, memory, operations
 from .savings import LARGE, SHARE, choose, learns_the_same, need, savings
 from .shapes import Shape, shape
 
@@ -20,7 +20,7 @@ def _fitting(shape: Shape, asked: Setting) -> dict[str, bool]:
     """Of each known GPU, whether `tune` would find settings that fit."""
     same = [
         s.bytes
-        for s in savings(shape, replace(asked, dtype="bfloat16", device="cuda"))
+        for s in savings(shape, replace(asked, dtype="bfloat16", device="cuda", mapped=False))
         if learns_the_same(s.setting, asked)
     ]
     return {gpu.name: min(same) <= SHARE * gpu.memory for gpu in GPUS.values()}
@@ -57,8 +57,9 @@ def plan(
     Returns:
         As assets/schemas/plan.schema.json says; sizes in bytes. `setting`, `parts`, `bytes` and
         `fits` are of the settings that `tune` would choose, `asked` are those asked for,
-        `refusal` is why `tune` would refuse. copies: bytes on top for a model up to `LARGE`,
-        of which `tune` keeps 16-bit weights too where there is room.
+        `refusal` is why `tune` would refuse. file_bytes: of weights that stay in their files.
+        copies: bytes on top for a model up to `LARGE`, of which `tune` keeps 16-bit weights too
+        where there is room.
 
     Raises:
         InputError: the model is not known, or it is no Llama-like one.
@@ -84,6 +85,7 @@ def plan(
         "gpu": asdict(gpu),
         "parts": parts,
         "bytes": total,
+        "file_bytes": mapped_bytes(s, chosen),
         "copies": 0 if s.parameters > LARGE else s.weights * BYTES[gpu.dtype],
         "fits": refusal is None and total <= gpu.memory,
         "epoch": _epoch(s, chosen, gpu, tokens, price, mfu),
@@ -130,7 +132,8 @@ def _options(setting: dict) -> str:
     if setting["optimizer"] != "adamw":
         names += ("optimizer",)
     out = [f"--{name.replace('_', '-')} {setting[name]}" for name in names]
-    return " ".join(out + ["--gradient-checkpointing"] * setting["gradient_checkpointing"])
+    out += ["--gradient-checkpointing"] * setting["gradient_checkpointing"]
+    return " ".join(out + ["--mapped"] * setting["mapped"])
 
 
 def _opening(made: dict) -> str:
@@ -204,6 +207,11 @@ def describe(made: dict):
         out.append(
             "The engine does not take models of this type: the plainer path that trains it "
             "needs more memory and time than this."
+        )
+    if made["file_bytes"]:
+        out.append(
+            f"Another {_gigabytes(made['file_bytes'])} GB of weights stay in their files; where "
+            "memory is short the system reads them again."
         )
     if made["copies"]:
         out.append(

@@ -69,6 +69,13 @@ def _candidates(shape: Shape, asked: Setting):
             f"{100 * (more / work - 1):.0f} % more operations",
             {"gradient_checkpointing": True},
         )
+    if asked.device == "cpu" and not asked.mapped:
+        yield (
+            "weights left in their files",
+            "--mapped",
+            "read again where memory is short",
+            {"mapped": True},
+        )
     length = asked.max_length
     while length > 256:
         length = max(256, length // 2)
@@ -116,7 +123,7 @@ def learns_the_same(one: Setting, other: Setting) -> bool:
 
 def choose(shape: Shape, gpu: GPU, setting: Setting, *, share: float = SHARE) -> Setting:
     """The settings that `tune` takes: the first of `savings` that fits into `share` of the
-    device and leaves what is learnt as it is (micro-batches, checkpointing).
+    device and leaves what is learnt as it is (micro-batches, checkpointing, mapped weights).
 
     Raises:
         InputError: none does; it names the first other change that fits, or the smallest GPU
@@ -140,7 +147,7 @@ def choose(shape: Shape, gpu: GPU, setting: Setting, *, share: float = SHARE) ->
         made = found[1 : found.index(fits[0]) + 1]
         changes = [s.options for s in made if s.options.startswith(("--max-length", "--lora-r"))]
         raise InputError(f"{what}; it fits with {' '.join(changes)}")
-    least = need(shape, replace(found[-1].setting, dtype="bfloat16", device="cuda"))
+    least = need(shape, replace(found[-1].setting, dtype="bfloat16", device="cuda", mapped=False))
     larger = [g for g in GPUS.values() if least <= share * g.memory]
     also = f", or a GPU like {min(larger, key=lambda g: g.memory).name}" if larger else ""
     raise InputError(f"{what}; take a smaller model{also}")

@@ -101,6 +101,35 @@ def test_a_big_base_is_quantised_once(tmp_path, monkeypatch):
     assert len(said) == 2
 
 
+def test_a_mapped_base_is_written_matrix_by_matrix(tmp_path, monkeypatch):
+    """Also a small one: never whole in memory, the same logits, read back at the next start."""
+    monkeypatch.setenv("INSTRUCT_COURSE_CACHE", str(tmp_path / "cache"))
+    folder = copy_of_nano(tmp_path / "model")
+    ids = torch.arange(5, 17)[None]
+    usual = load_base(str(folder))
+    monkeypatch.setattr(load, "_load_weights", lambda *a: pytest.fail("it was loaded whole"))
+    monkeypatch.setattr(load, "weight_bytes", lambda *a: 5e6)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1e6))
+    said = []
+    mapped = load_base(str(folder), mapped=True, say=said.append)
+    again = load_base(str(folder), mapped=True, say=said.append)
+    assert len(said) == 1 and "one matrix at a time" in said[0]
+    for base in (mapped, again):
+        assert torch.equal(base.model(ids).logits, usual.model(ids).logits)
+        assert base.fingerprint == usual.fingerprint and not base.model.training
+
+
+def test_a_mapped_base_needs_the_disk_and_four_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSTRUCT_COURSE_CACHE", str(tmp_path / "cache"))
+    folder = copy_of_nano(tmp_path / "model")
+    with pytest.raises(InputError, match="--mapped: only 4-bit weights on a CPU"):
+        load_base(str(folder), quantization="none", mapped=True)
+    monkeypatch.setattr(load.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e6))
+    with pytest.raises(InputError, match="4-bit weights take 0.0 GB in .* make room"):
+        load_base(str(folder), mapped=True)
+    assert not any((tmp_path / "cache").rglob("*.safetensors"))
+
+
 def test_without_the_libraries_kernels_nothing_is_fetched():
     """The door imports bitsandbytes by our own way, in a process that has imported nothing yet."""
     code = """

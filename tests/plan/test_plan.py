@@ -17,7 +17,7 @@ from instruct_course.common.files import ASSETS
 from instruct_course.data.template import Encoded
 from instruct_course.model import hub, lora, quantize
 from instruct_course.plan.gpus import GPU, GPUS
-from instruct_course.plan.memory import Setting, memory, nf4_bytes, operations
+from instruct_course.plan.memory import Setting, mapped_bytes, memory, nf4_bytes, operations
 from instruct_course.plan.report import describe, plan
 from instruct_course.plan.savings import choose, need, savings
 from instruct_course.plan.shapes import SHAPES, shape
@@ -175,6 +175,7 @@ def test_the_8_bit_optimizer_is_planned_as_bitsandbytes_keeps_it():
         ({"lora_targets": "q_proj,c_attn"}, "--lora-targets q_proj,c_attn: it must be all-linear"),
         ({"lora_targets": ","}, "--lora-targets ,: it must be"),
         ({"optimizer": "sgd"}, "--optimizer sgd: it must be one of adamw"),
+        ({"mapped": True}, "--mapped True: it must be left out on a GPU"),
     ],
 )
 def test_wrong_settings_are_one_sentence(options, says):
@@ -335,6 +336,36 @@ def test_savings_go_down_and_choose_makes_only_those_that_change_nothing():
         choose(shape("7b"), GPU("small", 4e9, 0, "float16"), asked)
 
 
+def test_mapped_weights_are_counted_apart():
+    s = shape("7b")
+    asked = Setting(max_length=512, batch_tokens=512, gradient_checkpointing=True, device="cpu")
+    whole, own = memory(s, asked), memory(s, replace(asked, mapped=True))
+    assert own == {part: size for part, size in whole.items() if part in own}
+    assert whole.keys() - own.keys() == {"4-bit weights", "embedding and head"}
+    filed = mapped_bytes(s, replace(asked, mapped=True))
+    assert filed + sum(own.values()) == pytest.approx(sum(whole.values()))
+    assert mapped_bytes(s, asked) == 0 and 5.5e9 < filed < 5.6e9 and sum(own.values()) < 1.3e9
+
+
+def test_on_a_processor_with_little_memory_the_weights_stay_in_their_files():
+    asked = Setting(max_length=512, batch_tokens=512, device="cpu")
+    s = shape("7b")
+    laptop = GPU("this processor", 5e9, 0, "bfloat16", "cpu")
+    chosen = choose(s, laptop, asked)
+    assert chosen == replace(asked, gradient_checkpointing=True, mapped=True)
+    assert need(s, chosen) < 0.92 * laptop.memory
+    roomy = choose(s, replace(laptop, memory=32e9), asked)
+    assert roomy == asked and not roomy.mapped
+    made = plan("7b", laptop, asked)
+    assert made["setting"]["mapped"] and made["file_bytes"] == mapped_bytes(s, chosen)
+    text = " ".join(printed(made).split())
+    assert "--gradient-checkpointing --mapped. It fits." in text
+    assert "Another 5.55 GB of weights stay in their files" in text
+    with pytest.raises(InputError, match="GB at least.*take a smaller model, or a GPU like"):
+        choose(s, replace(laptop, memory=0.2e9), asked)
+    assert all(not saving.setting.mapped for saving in savings(s, replace(asked, device="cuda")))
+
+
 def printed(made: dict) -> str:
     from rich.console import Console
 
@@ -408,6 +439,10 @@ def test_names_are_those_of_tune():
         (("plan", "qwen7"), "there is no such folder"),
         (("plan", "7b", "--gpu", "t4", "--lora-r", "0"), "--lora-r 0"),
         (("rehearse", "7b", "--steps", "0"), "--steps 0"),
+        (
+            ("rehearse", "7b", "--folder", "here"),
+            "--folder: weights are written to a folder only with --mapped",
+        ),
         (("plan", "some/model", "--gpu", "t4"), "HF_HUB_OFFLINE forbids the network"),
     ],
 )
@@ -464,6 +499,10 @@ def test_a_tuning_of_a_large_model_is_refused_or_planned_before_anything_is_load
     monkeypatch.setattr(job, "machine", lambda: GPUS["t4"])
     with pytest.raises(InputError, match="no .safetensors weights"):
         recipe.tune(model=str(tmp_path / "seven"), out="run", max_length=1024, batch_tokens=4096)
-    assert "planned for t4" in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == [
-        "seven"
-    ]
+    assert "planned for t4" in capsys.readouterr().err
+    monkeypatch.setattr(job, "machine", lambda: GPU("this processor", 5e9, 0, "bfloat16", "cpu"))
+    with pytest.raises(InputError, match="no .safetensors weights"):
+        recipe.tune(model=str(tmp_path / "seven"), out="run", max_length=512, batch_tokens=512)
+    said = capsys.readouterr().err
+    assert "--gradient-checkpointing --mapped: another 5.5 GB of weights stay in their" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["seven"]

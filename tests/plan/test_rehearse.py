@@ -1,18 +1,22 @@
 """A rehearsal takes what was planned, and the committed table says so of the others."""
 
 import json
+from types import SimpleNamespace
 
 import forked
 import jsonschema
 import pytest
 import torch
 
+from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.model import lora, quantize
+from instruct_course.plan import random_model
 from instruct_course.plan.memory import Setting, memory
-from instruct_course.plan.rehearse import NoProducts, build, rehearse
+from instruct_course.plan.random_model import build
+from instruct_course.plan.rehearse import NoProducts, describe, random_rows, rehearse
 from instruct_course.plan.shapes import Shape
-from instruct_course.train import engine
+from instruct_course.train import engine, loop
 from tools.rehearsals import GRID, read
 
 SCHEMA = json.loads((ASSETS / "schemas" / "rehearsal.schema.json").read_text(encoding="utf-8"))
@@ -142,6 +146,82 @@ def test_a_rehearsal_trains(capsys):
         say=quiet,
     )
     assert without["measured"]["seconds"] is None and without["planned"] == made["planned"]
+
+
+MAPPED = Setting(
+    max_length=32,
+    batch_tokens=32,
+    lora_r=2,
+    gradient_checkpointing=True,
+    dtype="float32",
+    device="cpu",
+    mapped=True,
+)
+
+
+def steps(model):
+    """(losses, adapters) of two steps with a model."""
+    net = lora.attach(model, lora_r=2, seed=0)
+    config = loop.TrainConfig(
+        epochs=1, lr=1e-2, batch_tokens=32, gradient_checkpointing=True, cache=False
+    )
+    rows = random_rows(SMALL["vocab_size"], MAPPED, 2)
+    losses = [h["loss"] for h in loop.fit(net, rows, config, pad_id=0)]
+    return losses, {n: p.detach() for n, p in net.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mapped_step_is_bitwise_the_unmapped_one(tmp_path, dtype):
+    folder, _ = random_model.write(SMALL, tmp_path / "four", dtype=dtype, say=quiet)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    losses, adapters = steps(quantize.read(folder, mapped=True))
+    wanted_losses, wanted = steps(quantize.read(folder, mapped=False))
+    assert losses == wanted_losses and len(losses) == 2
+    assert adapters.keys() == wanted.keys()
+    assert all(torch.equal(adapters[name], value) for name, value in wanted.items())
+    assert any(value.abs().max() > 0 for name, value in wanted.items() if "lora_B" in name)
+    assert files == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_mapped_rehearsal_counts_files_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSTRUCT_COURSE_CACHE", str(tmp_path / "cache"))
+    made = rehearse("small", MAPPED, values=SMALL, say=quiet)
+    jsonschema.validate(made, SCHEMA)
+    assert made["measured"]["file_bytes"] == pytest.approx(
+        made["planned"]["file_bytes"], rel=0.2
+    )  # of so small a model headers and tables are much
+    assert "4-bit weights" not in made["planned"]["parts"]
+    assert made["measured"]["resident_bytes"] > made["measured"]["bytes"]
+    assert "the weights stayed in their files" in describe(made)
+    assert list((tmp_path / "cache").iterdir()) == []
+    said = []
+    rehearse("small", MAPPED, values=SMALL, folder=tmp_path / "kept", say=said.append)
+    assert quantize.read(tmp_path / "kept").config.num_hidden_layers == 3
+    assert said[0].startswith("writing random 4-bit weights, 0.0 GB, to")
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        random_model.shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000)
+    )
+    with pytest.raises(InputError, match="random weights take .* GB of the disk while they are"):
+        random_model.write(SMALL, tmp_path / "above" / "four", say=quiet)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_on_the_disk_is_the_model_in_memory(tmp_path):
+    """The same names, shapes and codes in every layer; untied, the head is its own."""
+    values = SMALL | {"tie_word_embeddings": False}
+    folder, seconds = random_model.write(values, tmp_path / "four", dtype=torch.float32, say=quiet)
+    filed = quantize.read(folder, mapped=True)
+    built, _ = build(values, dtype=torch.float32, say=quiet)
+    shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (filed, built)]
+    assert shapes[0] == shapes[1] and seconds > 0
+    codes = [layer.mlp.up_proj.weight for layer in filed.base_model.layers]
+    assert torch.equal(codes[0], codes[2]) and codes[0].data_ptr() != codes[2].data_ptr()
+    embedding, head = filed.get_input_embeddings().weight, filed.get_output_embeddings().weight
+    assert not torch.equal(embedding, head)
+    assert embedding.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_a_rehearsal_trains_the_targets_alone(monkeypatch):
