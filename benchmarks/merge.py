@@ -58,7 +58,8 @@ def merge(folder: Path, shard: float) -> dict:
 
     from instruct_course.common.memory import Peak
     from instruct_course.deploy.adapter import read_adapter
-    from instruct_course.deploy.tensors import merged_tensors, write_shards
+    from instruct_course.deploy.tensors import merged_tensors
+    from instruct_course.model.tensors import write_shards
 
     started = time.perf_counter()
     adapter = read_adapter(folder / "adapter")

@@ -14,9 +14,9 @@ import torch
 from ..common.errors import InputError
 from ..common.quiet import quiet_transformers
 from ..data import template as templates
+from ..model.tensors import read_layout, read_tensor
 from .gguf_tokenizer import adds_bos, pre_tokenizer, vocabulary
 from .merge import MergeInputs
-from .tensors import read_layout, read_tensor
 
 GGUF_DTYPES = {"f32": "F32", "bf16": "BF16", "f16": "F16", "q8_0": "Q8_0"}
 

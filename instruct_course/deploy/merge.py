@@ -20,7 +20,7 @@ from ..common.memory import Peak
 from ..common.progress import Progress
 from ..data import template as templates
 from ..model import hub, lora
-from ..model.load import stored_quantization, weight_bytes
+from ..model.load import weight_bytes
 from ..run import Run, open_run
 
 
@@ -42,8 +42,15 @@ def _check_origin(run: Run, base: Path, allow_mismatch: bool) -> None:
 
 
 # %% ../../nbs/workshop/12_merge.ipynb #merge-inputs
+from instruct_course.model.tensors import (
+    read_layout,
+    read_tensor,
+    stored_quantization,
+    write_shards,
+)
+
 from .adapter import Adapter, read_adapter
-from .tensors import merged_tensors, read_layout, read_tensor, write_shards
+from .tensors import merged_tensors
 
 
 @dataclass(frozen=True)

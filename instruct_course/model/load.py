@@ -9,7 +9,6 @@ __all__ = [
     "NOT_QUANTIZED",
     "KEEP_ABOVE",
     "Base",
-    "stored_quantization",
     "weight_bytes",
     "compute_dtype",
     "load_base",
@@ -30,6 +29,7 @@ from ..common.quiet import quiet_transformers
 from . import quantize, shards
 from .float16 import keep_in_range
 from .hub import cache_folder, fingerprint, resolve
+from .tensors import stored_quantization
 
 QUANTIZATIONS = ("nf4", "8bit", "none")
 
@@ -72,24 +72,6 @@ def _check_architecture(name: str, folder: Path) -> None:
             f"--model {name}: a {architectures[0]} is not a causal language model, so it cannot "
             "write answers; name one whose architecture ends in ForCausalLM"
         )
-
-
-def stored_quantization(folder: Path) -> str:
-    """How the weights in a model folder are quantised already, as its config.json says.
-
-    Args:
-        folder: a model folder.
-
-    Returns:
-        'nf4' (by bitsandbytes), the name of another method, or '' where they are not quantised.
-    """
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    said = config.get("quantization_config")
-    if not said:
-        return ""
-    if said.get("load_in_4bit"):
-        return said.get("bnb_4bit_quant_type", "fp4")
-    return "8bit" if said.get("load_in_8bit") else said.get("quant_method", "unknown")
 
 
 def _check_stored(name: str, stored: str, quantization: str) -> None:

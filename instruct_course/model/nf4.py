@@ -10,6 +10,7 @@ __all__ = [
     "dynamic_levels",
     "double_quantize",
     "double_dequantize",
+    "unpack",
 ]
 
 # %% ../../nbs/workshop/06_nf4.ipynb #nf4-config
@@ -260,3 +261,23 @@ def double_dequantize(
     """
     levels = dynamic_levels().to(codes.device)[codes.int()]
     return levels * nested.repeat_interleave(block_size)[: len(codes)] + offset
+
+
+# %% ../../nbs/workshop/06_nf4.ipynb #unpack
+def unpack(packed: torch.Tensor, state) -> torch.Tensor:
+    """What bitsandbytes' NF4 means, computed by `nf4_dequantize` of the lesson.
+
+    Args:
+        packed: (ceil(n / 2), 1), two codes per byte.
+        state: its QuantState.
+
+    Returns:
+        The weight in its own shape, in float32.
+    """
+    absmax = state.absmax
+    if state.nested:
+        absmax = double_dequantize(
+            absmax, state.state2.absmax, state.offset, state.state2.blocksize
+        )
+    codes = packed.view(torch.uint8)
+    return nf4_dequantize(codes, absmax, state.shape, torch.float32, state.blocksize)

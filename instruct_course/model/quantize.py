@@ -7,7 +7,6 @@ __all__ = [
     "bitsandbytes",
     "nf4_config",
     "int8_config",
-    "unpack",
     "protect",
     "fast_loading",
     "write_manifest",
@@ -31,7 +30,7 @@ from ..common.errors import InputError
 from ..common.files import sha256, write_folder, write_json
 from ..common.quiet import quiet_transformers
 from .mapping import load_mapped, own_memory
-from .nf4 import NF4_LEVELS, double_dequantize, nf4_dequantize, quantize_4bit
+from .nf4 import NF4_LEVELS, quantize_4bit, unpack
 
 
 @contextmanager
@@ -107,25 +106,6 @@ def int8_config():
 
 
 # %% ../../nbs/workshop/06_quantize.ipynb #protect
-def unpack(packed: torch.Tensor, state) -> torch.Tensor:
-    """What bitsandbytes' NF4 means, computed by `nf4_dequantize` of the lesson.
-
-    Args:
-        packed: (ceil(n / 2), 1), two codes per byte.
-        state: its QuantState.
-
-    Returns:
-        The weight in its own shape, in float32.
-    """
-    absmax = state.absmax
-    if state.nested:
-        absmax = double_dequantize(
-            absmax, state.state2.absmax, state.offset, state.state2.blocksize
-        )
-    codes = packed.view(torch.uint8)
-    return nf4_dequantize(codes, absmax, state.shape, torch.float32, state.blocksize)
-
-
 def _reads_back(weight) -> bool:
     """Whether this machine's kernel dequantises a 4-bit weight as `nf4_dequantize` does."""
     wanted = unpack(weight.data, weight.quant_state)

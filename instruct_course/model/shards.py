@@ -11,8 +11,8 @@ import torch
 
 from ..common.errors import InputError
 from ..common.files import write_folder
-from ..deploy.tensors import read_layout, read_tensor, tensor_files, write_shards
 from . import quantize
+from .tensors import read_layout, read_tensor, tensor_files, write_shards
 
 
 def quantized(weight: torch.Tensor):

@@ -14,10 +14,10 @@ from instruct_course.data import dataset
 from instruct_course.deploy.export import export
 from instruct_course.deploy.merge import merge
 from instruct_course.deploy.merged import open_merged
-from instruct_course.deploy.tensors import read_layout, read_tensor
 from instruct_course.model import hub, load, quantize
 from instruct_course.model.footprint import memory_footprint
-from instruct_course.model.load import load_base, stored_quantization, weight_bytes
+from instruct_course.model.load import load_base, weight_bytes
+from instruct_course.model.tensors import read_layout, read_tensor, stored_quantization
 from instruct_course.run import open_run
 
 DOUBLE = {"bnb_4bit_use_double_quant": True}

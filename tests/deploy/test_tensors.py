@@ -11,14 +11,10 @@ from tiny_bases import load_tiny, tiny_adapter, tiny_base
 from instruct_course.common.errors import InputError
 from instruct_course.common.memory import Peak
 from instruct_course.deploy.adapter import Adapter, read_adapter
-from instruct_course.deploy.tensors import (
-    merged_tensors,
-    read_layout,
-    replace_rows,
-    write_shards,
-)
+from instruct_course.deploy.tensors import merged_tensors, replace_rows
 from instruct_course.deploy.variants import VARIANTS
 from instruct_course.model import hub, quantize
+from instruct_course.model.tensors import read_layout, write_shards
 
 
 def test_rows_are_replaced_and_added():
