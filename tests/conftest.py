@@ -1,5 +1,6 @@
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,16 +14,28 @@ LONG_FILES = (
     "test_micro_batches.py",
     "test_loop.py",
     "test_plan.py",
-    "test_server.py",
     "test_rehearse.py",
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Under pytest-xdist a file stays in one process, with its fixtures; a chapter is on its own.
+
+    Groups of `--dist loadgroup` are lost with pytest 9.2 and pytest-xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "a_chapter_runs" in nodeid else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # the order below
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Under pytest-xdist a file stays in one process, with its fixtures; a chapter is a group."""
-    for item in items:
-        chapter = "a_chapter_runs" in item.nodeid
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if chapter else item.path.name))
+    """The longest first."""
 
     def turn(item):
         if "a_chapter_runs" in item.nodeid:
@@ -61,14 +74,29 @@ def smollm2_folder():
 
 
 @pytest.fixture(scope="session")
-def tuned_run(tmp_path_factory):
+def named_run():
+    """The folder of the finished default run that INSTRUCT_COURSE_RUN names, if it names one.
+
+    In CI it is that of the README's command, which may still be at work.
+    """
+    if "INSTRUCT_COURSE_RUN" not in os.environ:
+        return None
+    folder = Path(os.environ["INSTRUCT_COURSE_RUN"])
+    for _ in range(1200):
+        if folder.exists():  # a run is put in its place when it is whole
+            return folder
+        time.sleep(1)
+    pytest.fail(f"INSTRUCT_COURSE_RUN: there is no {folder}, and none appeared in 20 minutes")
+
+
+@pytest.fixture(scope="session")
+def tuned_run(named_run, tmp_path_factory):
     """The folder of a finished default run, one for all tests, which leave it as it is.
 
-    It is the one that INSTRUCT_COURSE_RUN names, such as that of the README's command in CI; else
-    the first test process that asks makes one, in some minutes.
+    If none is named, the first test process that asks makes one, in some minutes.
     """
-    if made := os.environ.get("INSTRUCT_COURSE_RUN"):
-        return Path(made)
+    if named_run:
+        return named_run
     from filelock import FileLock
 
     import instruct_course

@@ -1,7 +1,5 @@
 """Runs that the tests of this folder share; tests must leave them as they are."""
 
-import os
-
 import pytest
 
 import instruct_course
@@ -26,10 +24,10 @@ def small_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tuned_run(request):
+def tuned_run(named_run, request):
     """A finished nano run: that of INSTRUCT_COURSE_RUN, where there is one, else `small_run`."""
-    if made := os.environ.get("INSTRUCT_COURSE_RUN"):
-        return runs.open_run(made)
+    if named_run:
+        return runs.open_run(named_run)
     return request.getfixturevalue("small_run")
 
 

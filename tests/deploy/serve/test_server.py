@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import openai
 import psutil
@@ -42,10 +41,10 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(named_run, tmp_path_factory):
     """A run: the one that INSTRUCT_COURSE_RUN names, else a tiny one."""
-    if made := os.environ.get("INSTRUCT_COURSE_RUN"):
-        return Path(made)
+    if named_run:
+        return named_run
     home = tmp_path_factory.mktemp("served")
     with (home / "rows.jsonl").open("w", encoding="utf-8") as f:
         for r in builtin("train").select(range(24)):
