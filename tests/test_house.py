@@ -110,8 +110,10 @@ def test_the_course_extra_brings_what_notebooks_import():
             if cell.cell_type == "code":
                 source = re.sub(r"(?m)^\s*[%!]\w.*$", "", cell.source)
                 imported |= top_level_imports(source)
-    # what comes with transformers, datasets, fastapi and ipykernel; google.colab is there on Colab
+    # what comes with transformers, datasets, matplotlib, fastapi and ipykernel; google.colab is
+    # there on Colab
     brought = {
+        "pil",
         "numpy",
         "huggingface_hub",
         "tokenizers",
