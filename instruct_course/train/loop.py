@@ -410,13 +410,15 @@ def check_divergence(training: Training, loss: float, grad_norm: float) -> None:
     Raises:
         TrainingDiverged: the loss or the gradient is NaN or infinite (an infinite gradient is the
             scaler's business where there is one); the last twenty losses are on average above
-            twice the first one and a nat; or twenty gradients in a row were zero though there is
-            a loss.
+            twice the first one and a nat, and above that of an even guess among the vocabulary; or
+            twenty gradients in a row were zero though there is a loss.
     """
     history = training.state.history
     losses = [numbers["loss"] for numbers in history] + [loss]
     finite_norm = training.state.scaler.is_enabled() or math.isfinite(grad_norm)
-    exploded = len(losses) > 20 and np.mean(losses[-20:]) > 2 * losses[0] + 1
+    even_guess = math.log(training.model.config.get_text_config().vocab_size)
+    too_large = max(2 * losses[0] + 1, even_guess)
+    exploded = len(losses) > 20 and np.mean(losses[-20:]) > too_large
     vanished = (
         len(history) >= 20
         and loss > 0

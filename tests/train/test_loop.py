@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import forked
 import numpy as np
@@ -535,6 +536,18 @@ def test_an_adapter_without_a_gradient_stops(fresh):
 
 
 # -- a run that goes wrong, or well
+
+
+def test_a_first_step_of_easy_rows_makes_no_explosion_of_the_others(nano):
+    """Rows of like length, which a step holds, are often of one task."""
+    history = []
+    state = SimpleNamespace(history=history, scaler=torch.amp.GradScaler("cpu", enabled=False))
+    training = SimpleNamespace(model=nano.model, state=state, config=CONFIG, checkpoints=None)
+    for loss in [0.6] + 40 * [4.0]:
+        loop.check_divergence(training, loss, 1.0)
+        history.append({"step": len(history) + 1, "loss": loss, "grad_norm": 1.0})
+    with pytest.raises(TrainingDiverged, match="after losses of 4, 4, 4, 4, 4"):
+        loop.check_divergence(training, 100.0, 1.0)  # on average 8.8; of an even guess: ln 4096
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
