@@ -1,5 +1,7 @@
 """Notebooks are executed as Jupyter does, and their outputs compared."""
 
+from types import SimpleNamespace
+
 import nbformat
 import nbformat.v4 as v4
 import pytest
@@ -94,3 +96,9 @@ def test_a_lesson_is_not_recorded_under_the_name_of_a_notebook_of_the_workshop(
     execute.record([lesson, other])
     assert execute.recorded() == {other.name: execute.fingerprint(other)}
     assert not execute.is_stale(other) and execute.is_stale(lesson)
+
+
+def test_a_picture_that_is_given_as_bytes_is_kept_as_text():
+    shown = SimpleNamespace(data={"image/png": b"\x89PNG", "text/plain": "an image"}, metadata={})
+    (out,) = execute.outputs_of(SimpleNamespace(stdout="", stderr="", outputs=[shown]))
+    assert out.data == {"image/png": "iVBORw==", "text/plain": "an image"}

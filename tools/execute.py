@@ -132,7 +132,13 @@ def outputs_of(captured) -> Iterator[nbformat.NotebookNode]:
         if text := getattr(captured, name):
             yield nbformat.v4.new_output("stream", name=name, text=text)
     for shown in captured.outputs:
-        yield nbformat.v4.new_output("display_data", data=shown.data, metadata=shown.metadata)
+        data = {kind: _as_text(value) for kind, value in shown.data.items()}
+        yield nbformat.v4.new_output("display_data", data=data, metadata=shown.metadata)
+
+
+def _as_text(value):
+    """Bytes, such as those of a picture that is read from a file, in base64."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
 # ---- comparing
