@@ -24,7 +24,7 @@ from ..train.loss import supervised
 
 # %% ../../nbs/workshop/11_dpo.ipynb #dpo-logprobs
 def sequence_logprobs(states: torch.Tensor, labels: torch.Tensor, *, head=None) -> torch.Tensor:
-    """Sum of log-probabilities of the supervised tokens of each row; Eq. 11.4.
+    """Sum of log-probabilities of the supervised tokens of each row; Eq. 11.1.
 
     Args:
         states: (B, T, V) logits; with `head`, (B, T, H) hidden states.

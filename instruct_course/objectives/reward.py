@@ -23,7 +23,7 @@ from ..train.engine import unwrap_model
 
 # %% ../../nbs/workshop/11_reward.ipynb #reward-loss
 def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
-    """Mean of −log σ(r⁺ − r⁻) over pairs; Eq. 11.2.
+    """Mean of −log σ(r⁺ − r⁻) over pairs; Eq. 11.3.
 
     Bradley and Terry 1952; for reward models Christiano et al. 2017, Ouyang et al. 2022.
 
