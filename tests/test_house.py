@@ -153,6 +153,7 @@ LEVELS = (
     "train",
     "run",
     "evaluate",
+    "objectives",
     "plan",
     "deploy",
     "defaults",
