@@ -56,7 +56,10 @@ def _two_sides(values: dict, row: Row, implicit_prompt: bool) -> dict:
     transcripts = [_transcript(text) for text in (chosen, rejected)]
     if all(transcripts):
         return values | dict(zip(sides, transcripts))
-    if implicit_prompt and isinstance(chosen, str) and isinstance(rejected, str):
+    fields = ("instruction", "input", "messages")
+    asked = [name for field in fields for name in row.candidates(field)]
+    texts = isinstance(chosen, str) and isinstance(rejected, str)
+    if implicit_prompt and texts and not asked:
         prompt, *answers = _split_prompt(chosen, rejected)
         return values | dict(zip(sides, answers)) | {"prompt": prompt}
     return values
