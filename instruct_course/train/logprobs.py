@@ -2,7 +2,6 @@
 
 # %% auto #0
 __all__ = [
-    "LOGITS",
     "FusedTokenLogprobs",
     "token_logprobs",
     "rows_in",
@@ -40,12 +39,10 @@ from ..common.files import write_file
 from ..data.template import Encoded, Template
 from .batch import PackedBatch
 from .engine import Engine, batch_loss, supports
-from .loss import supervised
+from .loss import LOGITS, supervised
+
 
 # %% ../../nbs/workshop/11_logprobs.ipynb #logprobs-fused
-LOGITS = 1 << 24  # scores in memory at a time: 64 MB in float32
-
-
 class FusedTokenLogprobs(torch.autograd.Function):
     """Log-probabilities of labels under a frozen head without bias.
 
@@ -210,8 +207,8 @@ def reference_key(
     """
     about = {"version": 1, "base": base, "template": asdict(template), "pairs": len(pairs)}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for pair in pairs:
-        ids = [[row.ids, row.labels] for row in pair]
+    for sides in pairs:
+        ids = [[row.ids, row.labels] for row in sides]
         digest.update(json.dumps(ids).encode() + b"\n")
     return digest.hexdigest()
 
