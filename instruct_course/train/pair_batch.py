@@ -57,11 +57,13 @@ class _Branching:
 
 
 def _branching(chosen: Encoded, rejected: Encoded) -> _Branching:
-    """A pair as a branching row; ValueError where its sides have two prompts."""
+    """A pair as a branching row; ValueError where its sides have two prompts, or lack one."""
     start = prompt_length(chosen)
     if start != prompt_length(rejected) or chosen.ids[:start] != rejected.ids[:start]:
         raise ValueError("the two sides of a pair have two prompts")
-    own = max(0, start - 1)  # from here on each side has its own tokens
+    if not 0 < start < min(len(chosen.ids), len(rejected.ids)):
+        raise ValueError("a pair needs a prompt and two answers of at least one token each")
+    own = start - 1  # from here on each side has its own tokens
     ids = list(chosen.ids[:own])
     labels = [IGNORE_INDEX] * own
     positions = list(range(own))
@@ -85,7 +87,7 @@ def pack_pairs(
         share: as of `pack`, for what all pairs begin with.
 
     Raises:
-        ValueError: the two sides of a pair have two prompts.
+        ValueError: the two sides of a pair have two prompts, none, or no answer.
     """
     made = [_branching(*pair) for pair in pairs]
     packed = pack([one.row for one in made], share=share, sequences=False)
@@ -181,10 +183,9 @@ def pair_batches(
     Returns:
         The numbers of each batch's pairs.
     """
-    starts = [max(0, prompt_length(chosen) - 1) for chosen, _ in pairs]
     lengths = [
-        len(chosen.ids) + len(rejected.ids) - start
-        for (chosen, rejected), start in zip(pairs, starts)
+        len(chosen.ids) + len(rejected.ids) - prompt_length(chosen) + 1
+        for chosen, rejected in pairs
     ]
     groups = prefix_groups([chosen for chosen, _ in pairs])
     return batches(lengths, batch_tokens, seed=seed, epoch=epoch, groups=groups)

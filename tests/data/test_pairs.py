@@ -220,6 +220,38 @@ def test_the_fingerprint_sees_both_answers_and_no_file(tmp_path):
     assert len({of(TWO), *map(of, others)}) == 4
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "\n"]), inner)
+    ),
+    max_leaves=8,
+)
+NAMES = ["prompt", "chosen", "rejected", "output", "messages", "history", "source", "kind", "\n"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    row=VALUES | st.dictionaries(st.sampled_from(NAMES), VALUES),
+    columns=st.none()
+    | st.dictionaries(st.sampled_from(NAMES[:5]), st.sampled_from(["", *NAMES[:-1]])),
+    implicit=st.booleans(),
+)
+def test_any_row_is_a_pair_or_refused_in_one_sentence(row, columns, implicit):
+    columns = {{"prompt": "instruction"}.get(k, k): v for k, v in (columns or {}).items()}
+    reader = pairs.PairReader(columns, implicit)
+    try:
+        chosen = reader.parse(row)
+    except ValueError as error:
+        assert "\n" not in str(error) and not reader.rejected
+        return
+    (rejected,) = reader.rejected
+    assert (chosen.output, chosen.tool_calls) != (rejected.output, rejected.tool_calls)
+    assert replace(chosen, output="", tool_calls="") == replace(rejected, output="", tool_calls="")
+    assert "\n" not in reader.summary()
+
+
 # -- as ids
 
 
