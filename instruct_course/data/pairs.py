@@ -13,6 +13,7 @@ __all__ = [
     "builtin_pairs",
     "pair",
     "pairs_fingerprint",
+    "split_pairs",
     "prompt_length",
     "encode_pair",
     "encode_pairs",
@@ -270,6 +271,28 @@ def pairs_fingerprint(rows) -> str:
         worse = [row["rejected"], row["rejected_tool_calls"]]
         digest.update(json.dumps(worse, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
+
+
+# %% ../../nbs/workshop/01_pairs.ipynb #pairs-split
+def split_pairs(rows, holdout: str, *, seed: int = 0, **options):
+    """Split pairs in two, so that no question stands on both sides.
+
+    Args:
+        rows: pairs as `load_pairs` gives them.
+        holdout, seed: as of `dataset.split`; a source is one of pairs.
+        options: `columns`, `encoding` and `implicit_prompt` for a source, as of `load_pairs`.
+
+    Returns:
+        (training pairs, held-out pairs), two data sets.
+
+    Raises:
+        InputError: as `dataset.split` and `load_pairs`.
+    """
+    names = ("columns", "implicit_prompt")
+    reader = PairReader(**{name: options[name] for name in names if name in options})
+    encoding = options.get("encoding")
+    train, held = dataset.split(rows, holdout, seed=seed, encoding=encoding, reader=reader)
+    return train, (load_pairs(holdout, **options) if reader.rows else held)
 
 
 # %% ../../nbs/workshop/01_pairs.ipynb #pairs-encode

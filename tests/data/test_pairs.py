@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from instruct_course.common.errors import InputError, RowTooLong
 from instruct_course.common.files import ASSETS
 from instruct_course.data import dataset, pairs
+from instruct_course.data.encoded_pairs import encode_pair_rows
 from instruct_course.data.example import Example, Turn
 from instruct_course.data.pairs import (
     BUILTIN_PAIRS,
@@ -211,6 +213,26 @@ def test_a_split_keeps_a_question_on_one_side(tmp_path):
     assert pair(held[0]).rejected.output == held[0]["rejected"]
 
 
+def test_a_source_of_pairs_is_held_out_whole(tmp_path):
+    train = lines(tmp_path / "a.jsonl", [*TWO, GOOD | {"prompt": "c", "rejected": "x"}])
+    held = lines(tmp_path / "b.jsonl", [{"prompt": "首都？", "good": "利马", "bad": "东京"}])
+    options = {"columns": "chosen=good,rejected=bad"}
+    rest, other = pairs.split_pairs(load_pairs(train), str(held), **options)
+    assert [pair(row).chosen.instruction for row in rest] == ["Capital of Peru?", "c"]
+    assert [pair(row).rejected.output for row in rest] == ["Rome", "x"]
+    assert [pair(row) for row in other] == [
+        Pair(*(Example("首都？", output=o) for o in ("利马", "东京")))
+    ]
+    lines(held, [{"prompt": "a", "chosen": "b"}])
+    with pytest.raises(InputError, match="row 1: the field 'rejected' is missing"):
+        pairs.split_pairs(load_pairs(train), str(held))
+    halves = pairs.split_pairs(load_pairs(train), "last:0.4")
+    assert [[pair(row).rejected.output for row in half] for half in halves] == [
+        ["Rome", "罗马"],
+        ["x"],
+    ]
+
+
 def test_the_fingerprint_sees_both_answers_and_no_file(tmp_path):
     def of(rows, name="a.jsonl"):
         return pairs_fingerprint(load_pairs(lines(tmp_path / name, rows)))
@@ -315,6 +337,23 @@ def test_many_pairs_are_encoded_as_one_by_one(coder):
         with pytest.raises(InputError) as raised:
             encode_pair(article, coder, one, max_length=40)
         assert str(raised.value) == str(error)
+
+
+def test_pairs_that_do_not_fit_are_named_by_file_and_row(coder, tmp_path):
+    rows = [*TWO, GOOD | {"rejected": "Rome " * 60}, GOOD | {"prompt": "a " * 90}]
+    path = lines(tmp_path / "a.jsonl", rows)
+    config = SimpleNamespace(max_length=50, skip_bad=False)
+    article = named("article")
+    made = encode_pair_rows(load_pairs(path), article, coder, config)
+    assert made.encoded == encode_pairs(article, coder, PAIRS, max_length=50)
+    assert made.kept == [0, 1] and [bad["row"] for bad in made.bad] == [3, 4]
+    assert made.bad[0]["content"]["rejected"] == rows[2]["rejected"]
+    with pytest.raises(InputError) as error:
+        made.check(config)
+    assert str(error.value).startswith(f"{path}, row 3: its instruction and the longer of its")
+    assert "2 of 4 rows do not fit; --skip-bad" in str(error.value)
+    config.skip_bad = True
+    made.check(config)
 
 
 CHAT = (
