@@ -16,6 +16,7 @@ GROUPS = {
     "turns": "Conversations",
     "tools": "Calls of tools",
     "text": "One text",
+    "pairs": "Preference pairs",
     "refused": "What is refused",
 }
 HEAD = """<!-- Written from tests/data/forms by python -m tools.forms: edit the fixtures. -->
@@ -38,8 +39,9 @@ a test reads each of these rows and compares the result.
 - **After a tool's result** the instruction is empty, and the history ends with that result.
 - **One text** is split where its last response marker ends. The instruction holds all up to there
   and the output all behind it, character by character: the two joined are the text.
-- **Preference rows** (chosen and rejected) are refused here.
-  `instruct_course.data.preferences.parse_pair` reads them as two examples.
+- **Preference rows** (chosen and rejected) are refused where single answers are tuned on.
+  `instruct_course.data.pairs.load_pairs` reads a file of them, in the forms of the table below.
+  Refused are a row without a prompt, an empty side, the same answer twice, and a third answer.
 """
 
 

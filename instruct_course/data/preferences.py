@@ -4,62 +4,177 @@
 __all__ = ["parse_pair"]
 
 # %% ../../nbs/workshop/01_preferences.ipynb #preferences-imports
+import re
 from dataclasses import replace
+from os.path import commonprefix
 
 from .example import Example
-from .fields import Row, from_json, kind_of
-from .formats import parse
+from .fields import Row, from_json, is_empty, kind_of
+from .formats import Reader
 from .turns import has_question, is_turns
+
+# %% ../../nbs/workshop/01_preferences.ipynb #preferences-forms
+_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ ]?")
+_BOUNDARY = re.compile(r"[\s。！？：；，、]")
+
+
+def _transcript(text) -> list[dict] | None:
+    """The turns of a text such as "Human: … Assistant: …"; None where it is none."""
+    if not isinstance(text, str) or not text.lstrip().startswith("Human:"):
+        return None
+    _, *parts = _SPEAKER.split(text.strip())
+    roles = [{"Human": "user", "Assistant": "assistant"}[name] for name in parts[::2]]
+    turns = [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[1::2])]
+    return turns if roles[-1] == "assistant" else None
+
+
+def _split_prompt(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """(prompt, chosen, rejected) of two texts that begin with their prompt."""
+    shared = commonprefix([chosen, rejected])
+    ends = [match.end() for match in _BOUNDARY.finditer(shared)]
+    if not ends or not shared[: ends[-1]].strip():
+        raise ValueError(
+            "'chosen' and 'rejected' do not begin with the same prompt; add a column 'prompt'"
+        )
+    end = ends[-1]
+    return shared[:end].strip(), chosen[end:].strip(), rejected[end:].strip()
+
+
+def _two_sides(values: dict, row: Row, implicit_prompt: bool) -> dict:
+    """The row with its answers under `chosen` and `rejected`, whatever form they had."""
+    sides = [row.find(side) for side in ("chosen", "rejected")]
+    if sides == [None, None]:
+        for name in row.candidates("output"):
+            answers = from_json(values[name])
+            texts = isinstance(answers, list) and all(isinstance(a, str) for a in answers)
+            if texts and len(answers) == 2:
+                rest = {key: value for key, value in values.items() if key != name}
+                return rest | dict(zip(("chosen", "rejected"), answers))
+    if None in sides:
+        return values
+    chosen, rejected = (values[name] for name in sides)
+    transcripts = [_transcript(text) for text in (chosen, rejected)]
+    if all(transcripts):
+        return values | dict(zip(sides, transcripts))
+    fields = ("instruction", "input", "messages")
+    asked = [name for field in fields for name in row.candidates(field)]
+    texts = isinstance(chosen, str) and isinstance(rejected, str)
+    if implicit_prompt and texts and not asked:
+        prompt, *answers = _split_prompt(chosen, rejected)
+        return values | dict(zip(sides, answers)) | {"prompt": prompt}
+    return values
 
 
 # %% ../../nbs/workshop/01_preferences.ipynb #preferences-pair
-def _side(values: dict, row: Row, side: str) -> Example:
+def _check_filled(name: str, answer) -> None:
+    """Refuse a side that says nothing: a text, or the last of its turns."""
+    turns = ([answer] if isinstance(answer, dict) else answer) if is_turns(answer) else []
+    last = turns[-1] if turns else {"content": answer}
+    said = last.get("content", last.get("value"))
+    if is_empty(said) and not any(last.get(key) for key in ("tool_calls", "function_call")):
+        raise ValueError(f"the field '{name}' is empty; fill it or remove the row")
+
+
+def _check_prompt(values: dict, row: Row, answer) -> None:
+    """Refuse a row that says nothing about what was asked."""
+    fields = ("instruction", "input", "messages", "history")
+    asked = [name for field in fields for name in row.candidates(field)]
+    in_answer = is_turns(answer) and has_question(answer)
+    if not asked and not in_answer and "source" not in values:
+        raise ValueError(
+            f"the prompt is missing (its columns are {row.columns()}); add a column 'prompt', "
+            "or say which one it is: --columns instruction=NAME"
+        )
+
+
+def _check_alone(values: dict, row: Row) -> None:
+    """Refuse a third answer beside the two, unless it is one of them."""
+    two = [values[name] for side in ("chosen", "rejected") for name in row.candidates(side)]
+    for name in row.candidates("output") if len(two) > 1 else ():
+        if not is_empty(values[name]) and values[name] not in two:
+            raise ValueError(
+                f"the field '{name}' is a third answer beside 'chosen' and 'rejected'; "
+                "remove the column, or say --columns output= to leave it unread"
+            )
+
+
+def _side(values: dict, row: Row, side: str, reader: Reader) -> Example:
     """One side of a preference row, read as if it were the only answer."""
     name = row.find(side)
     if name is None:
-        raise ValueError(f"the field '{side}' is missing (its columns are {row.columns()}); add it")
+        raise ValueError(
+            f"the field '{side}' is missing (its columns are {row.columns()}); add it, "
+            f"or say which one it is: --columns {side}=NAME"
+        )
     answer = values[name]
-    answers = {*row.candidates("chosen"), *row.candidates("rejected")}
+    _check_filled(name, answer)
+    _check_prompt(values, row, answer)
+    try:
+        return reader.parse(_as_if_alone(values, row, answer))
+    except ValueError as error:
+        said = str(error)
+        for ours in ("output", "messages"):
+            if ours not in values:
+                said = said.replace(f"'{ours}'", f"'{name}'").replace(f"/{ours}'", f"/{name}'")
+        raise ValueError(said) from None
+
+
+def _as_if_alone(values: dict, row: Row, answer) -> dict:
+    """The row as if `answer` were its only one."""
+    fields = ("chosen", "rejected", "output")
+    answers = {name for field in fields for name in row.candidates(field)}
     asked = row.candidates("instruction")
     chats = row.candidates("messages")
     rest = {key: value for key, value in values.items() if key not in answers}
-    if not is_turns(answer):
-        turns = [{"role": "assistant", "content": answer}]
-    else:
-        turns = [answer] if isinstance(answer, dict) else answer
+    turns = answer if is_turns(answer) else [{"role": "assistant", "content": answer}]
+    turns = [turns] if isinstance(turns, dict) else turns
     if has_question(turns):
         rest = {key: value for key, value in rest.items() if key not in asked}
-        return parse(rest | {"messages": turns})
+        return rest | {"messages": turns}
     if chats and not asked:
         before = from_json(values[chats[0]])
         if not isinstance(before, list):
             raise ValueError(f"the field '{chats[0]}' is not a list of turns; make it one")
-        return parse(rest | {chats[0]: [*before, *turns]})
-    return parse(rest | {"output": turns if is_turns(answer) else answer})
+        return rest | {chats[0]: [*before, *turns]}
+    return rest | {"output": turns if is_turns(answer) else answer}
 
 
-def parse_pair(row) -> tuple[Example, Example]:
+def parse_pair(
+    row, *, reader: Reader | None = None, implicit_prompt: bool = False
+) -> tuple[Example, Example]:
     """The two sides of a preference row.
 
     Args:
         row: a dict with `chosen` and `rejected`, each a text, an answer in a list of turns, or a
-            whole conversation; the prompt stands beside them or in them.
+            whole conversation; the prompt stands beside them or in them. Or with a list of both
+            as its output.
+        reader: reads the chosen side, and keeps count; None: one without options.
+        implicit_prompt: two texts begin with their prompt, which no other column holds.
 
     Returns:
         (chosen, rejected): two examples that differ in nothing but the answer. Earlier answers are
         context and not learnt from.
 
     Raises:
-        ValueError: the row is wrong, or its sides answer different prompts.
+        ValueError: the row is wrong, a side is empty, both are the same, or they answer different
+            prompts.
     """
     if not isinstance(row, dict):
         raise ValueError(f'it is {kind_of(row)}, not an object; write {{"chosen": …, …}}')
+    values = _two_sides(row, Row(row), implicit_prompt)
+    fields = Row(values)
+    _check_alone(values, fields)
     pair = []
-    for side in ("chosen", "rejected"):
-        example = _side(row, Row(row), side)
+    for side, read in (("chosen", reader or Reader()), ("rejected", Reader())):
+        example = _side(values, fields, side, read)
         history = tuple(replace(turn, supervised=turn.role == "user") for turn in example.history)
         pair.append(replace(example, history=history))
     one, other = (replace(example, output="", tool_calls="") for example in pair)
     if one != other:
         raise ValueError("'chosen' and 'rejected' answer different prompts; give both the same one")
+    answers = {(example.output.strip(), example.tool_calls) for example in pair}
+    if len(answers) == 1:
+        raise ValueError(
+            "'chosen' and 'rejected' are the same answer; make them differ or remove the row"
+        )
     return pair[0], pair[1]

@@ -3,6 +3,7 @@
 The forms themselves are in tests/data/forms, one row each; test_forms.py reads them.
 """
 
+import dataclasses
 import json
 
 import pytest
@@ -489,3 +490,110 @@ def test_the_earlier_answers_of_a_pair_are_context():
     row = {"prompt": "a", "chosen": "b", "rejected": "c", "history": [["d", "e"]]}
     earlier = (Turn("user", "d"), Turn("assistant", "e", supervised=False))
     assert [example.history for example in parse_pair(row)] == [earlier, earlier]
+
+
+def pair_refusal(row, **options):
+    with pytest.raises(ValueError) as error:
+        parse_pair(row, **options)
+    assert "\n" not in str(error.value) and not str(error.value).endswith(".")
+    return str(error.value)
+
+
+QUESTION = [user("d"), answer("e"), user("a")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": QUESTION, "chosen": [answer("b")], "rejected": [answer("c")]},  # TRL
+        {"chosen": [*QUESTION, answer("b")], "rejected": [*QUESTION, answer("c")]},  # implicit
+        {"messages": QUESTION, "chosen": answer("b"), "rejected": answer("c")},
+        {
+            "conversations": [
+                {"from": "human", "value": "d"},
+                {"from": "gpt", "value": "e"},
+                {"from": "human", "value": "a"},
+            ],
+            "chosen": {"from": "gpt", "value": "b"},
+            "rejected": {"from": "gpt", "value": "c"},
+        },  # LLaMA-Factory
+        {"instruction": "a", "history": [["d", "e"]], "chosen": "b", "rejected": "c"},
+        {"instruction": "a", "history": [["d", "e"]], "output": ["b", "c"]},  # its older form
+        {
+            "chosen": "\n\nHuman: d\n\nAssistant: e\n\nHuman: a\n\nAssistant: b",
+            "rejected": "\n\nHuman: d\n\nAssistant: e\n\nHuman: a\n\nAssistant: c",
+        },  # HH-RLHF
+    ],
+)
+def test_a_pair_with_earlier_turns_in_all_its_forms(row):
+    before = json.dumps(row)
+    earlier = (Turn("user", "d"), Turn("assistant", "e", supervised=False))
+    example = Example("a", history=earlier)
+    assert parse_pair(row) == tuple(dataclasses.replace(example, output=o) for o in "bc")
+    assert json.dumps(row) == before
+
+
+def test_the_older_form_keeps_its_input():
+    row = {"instruction": "a", "input": "x", "output": ["b", "c"]}
+    assert parse_pair(row) == tuple(Example("a", "x", output) for output in "bc")
+    assert parse_pair({"instruction": "a", "output": '["b", "c"]'})[1] == Example("a", output="c")
+    assert "'chosen' is missing" in pair_refusal({"instruction": "a", "output": ["b", "c", "d"]})
+
+
+@pytest.mark.parametrize(
+    "chosen, rejected, prompt, answers",
+    [
+        ("The sky is blue.", "The sky is green.", "The sky is", ("blue.", "green.")),
+        ("The sky is blue", "The sky is black", "The sky is", ("blue", "black")),
+        (
+            "秘鲁的首都是哪里？利马",
+            "秘鲁的首都是哪里？罗马",
+            "秘鲁的首都是哪里？",
+            ("利马", "罗马"),
+        ),
+    ],
+)
+def test_an_implicit_prompt_is_read_where_that_is_said(chosen, rejected, prompt, answers):
+    row = {"chosen": chosen, "rejected": rejected}
+    assert "the prompt is missing" in pair_refusal(row)
+    pair = parse_pair(row, implicit_prompt=True)
+    assert pair == tuple(Example(prompt, output=output) for output in answers)
+    said = pair_refusal({"chosen": "blue", "rejected": "black"}, implicit_prompt=True)
+    assert "do not begin with the same prompt" in said
+
+
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "are the same answer; make them differ"),
+        ({"prompt": "a", "chosen": "b", "rejected": " b\n"}, "are the same answer"),
+        (
+            {"prompt": [user("a")], "chosen": [answer("b")], "rejected": [answer("b")]},
+            "are the same answer",
+        ),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "the field 'chosen' is empty; fill it"),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "the field 'rejected' is empty"),
+        (
+            {"prompt": "a", "chosen": [answer("b")], "rejected": [answer(" ")]},
+            "the field 'rejected' is empty",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": []}, "the field 'rejected' is empty"),
+        ({"chosen": "b", "rejected": "c"}, "the prompt is missing (its columns are chosen, reject"),
+        ({"chosen": [answer("b")], "rejected": [answer("c")]}, "the prompt is missing"),
+        ({"prompt": " ", "chosen": "b", "rejected": "c"}, "the field 'prompt' is empty"),
+        ({"prompt": "a", "chosen": {"x": 1}, "rejected": "c"}, "the field 'chosen' is an object"),
+        (
+            {"chosen": [user("a"), {"role": "x", "content": "b"}], "rejected": [user("a")]},
+            "turn 2 of 'chosen' needs a role",
+        ),
+        ({"prompt": "a", "response": "x", "chosen": "b", "rejected": "c"}, "is a third answer"),
+        ({"prompt": "a", "completion": "b", "label": True}, "the field 'chosen' is missing"),
+    ],
+)
+def test_what_is_no_pair_is_refused_by_its_own_columns(row, says):
+    assert says in pair_refusal(row)
+
+
+def test_an_answer_that_is_one_of_the_two_is_no_third():
+    row = {"prompt": "a", "answer": "b", "chosen": "b", "rejected": "c"}
+    assert parse_pair(row) == (Example("a", output="b"), Example("a", output="c"))

@@ -6,6 +6,7 @@ import pytest
 
 from instruct_course.data.example import Example, Turn
 from instruct_course.data.formats import Reader
+from instruct_course.data.preferences import parse_pair
 from tools import forms
 
 
@@ -19,6 +20,13 @@ def expected(fields: dict) -> Example:
 def test_a_form_is_read_as_the_table_says(path):
     form = json.loads(path.read_text(encoding="utf-8"))
     row = json.dumps(form["row"])
+    if "pair" in form:
+        sides = tuple(expected(form["pair"][side]) for side in ("chosen", "rejected"))
+        assert parse_pair(form["row"], **form.get("options", {})) == sides
+        assert json.dumps(form["row"]) == row, "a row is not changed by reading it"
+        with pytest.raises(ValueError):
+            Reader().parse(form["row"])
+        return
     reader = Reader(**form.get("options", {}))
     if "refused" in form:
         with pytest.raises(ValueError) as error:
