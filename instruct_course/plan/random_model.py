@@ -37,6 +37,8 @@ def build(values: dict, *, dtype=torch.bfloat16, device="cpu", say=print):
         InputError: a part of such a model was not built.
     """
     quantize.bitsandbytes()
+    from transformers.quantizers import AutoHfQuantizer
+
     model = _empty(values, dtype)
     layers = model.base_model.layers
     generator = torch.Generator().manual_seed(0)
@@ -62,6 +64,9 @@ def build(values: dict, *, dtype=torch.bfloat16, device="cpu", say=print):
             "built; use plan for it"
         )
     model.is_loaded_in_4bit = model.is_quantized = True
+    # as a model that was loaded has it: trainers ask whether it can be trained
+    config = quantize.nf4_config(dtype)
+    model.hf_quantizer = AutoHfQuantizer.from_config(config, pre_quantized=True)
     quantize.protect(model)
     return model.requires_grad_(False).eval(), seconds
 
