@@ -24,7 +24,6 @@ from instruct_course.model.load import Base, load_base
 from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
-from instruct_course.train.batch import prefix_groups
 from instruct_course.train.loggers import open_logger
 from instruct_course.upload import may_upload, upload
 
@@ -265,8 +264,7 @@ def train_config(job: Job) -> loop.TrainConfig:
 
 def _checkpoints(job: Job, rows: Rows) -> loop.Checkpoints:
     """Where and how often the training keeps its state; by default ten times per run."""
-    lengths = [len(row.ids) for row in rows.encoded]
-    steps = len(loop.schedule_batches(lengths, train_config(job), prefix_groups(rows.encoded)))
+    steps = len(loop.schedule_items(rows.encoded, train_config(job), rows.objective))
     every = job.config.save_steps or max(1, steps // 10)
     return loop.Checkpoints(job.partial.folder / "checkpoints", every=every, say=job.progress.say)
 

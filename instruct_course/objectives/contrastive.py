@@ -17,6 +17,7 @@ def similarities(
     negatives: torch.Tensor | None = None,
     *,
     in_batch: bool = True,
+    skip: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines of each query with the keys that it is compared with.
 
@@ -24,9 +25,10 @@ def similarities(
         queries, keys: (N, H), floats; keys[i] is right for queries[i].
         negatives: (N, K, H), K wrong keys for each query.
         in_batch: the other rows' keys are wrong keys, too.
+        skip: (N, N) bool: keys of other rows that are not wrong, such as equal answers.
 
     Returns:
-        (cosines (N, C), right (N,) int64: the column of each query's own key). C is N with
+        (cosines (N, C), -inf where a key is skipped; right (N,) int64: the column of each query's own key). C is N with
         in_batch, else 1, and K more with negatives.
 
     Raises:
@@ -43,6 +45,9 @@ def similarities(
     k = F.normalize(keys, dim=-1)
     if in_batch:
         cosines = q @ k.T  # (N, N)
+        if skip is not None:
+            own = torch.eye(count, dtype=torch.bool, device=q.device)
+            cosines = cosines.masked_fill(skip & ~own, float("-inf"))
         right = torch.arange(count, device=q.device)
     else:
         cosines = (q * k).sum(-1, keepdim=True)  # (N, 1)
@@ -75,6 +80,7 @@ def info_nce(
     temperature: float,
     negatives: torch.Tensor | None = None,
     in_batch: bool = True,
+    skip: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean of −log softmax(cosine / temperature) of the right key; Eq. 11.5.
 
@@ -86,6 +92,7 @@ def info_nce(
         temperature: above 0; a small one looks at the nearest wrong keys only.
         negatives: (N, K, H), K wrong keys for each query.
         in_batch: the other rows' keys are wrong keys, too.
+        skip: as of `similarities`.
 
     Returns:
         () in nats per query, float32 or float64; log C for C equal scores.
@@ -95,6 +102,6 @@ def info_nce(
     """
     if not temperature > 0:
         raise InputError(f"InfoNCE: temperature {temperature} is not above 0; 0.05 to 1 is usual")
-    cosines, right = similarities(queries, keys, negatives, in_batch=in_batch)
+    cosines, right = similarities(queries, keys, negatives, in_batch=in_batch, skip=skip)
     wide = torch.float64 if cosines.dtype == torch.float64 else torch.float32
     return F.cross_entropy(cosines.to(wide) / temperature, right)

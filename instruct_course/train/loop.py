@@ -10,8 +10,9 @@ __all__ = [
     "schedule_batches",
     "fit",
     "prepare",
+    "check_divisible",
+    "schedule_items",
     "create_engine",
-    "supervised_tokens",
     "ended_before",
     "remaining_steps",
     "set_learning_rate",
@@ -44,6 +45,7 @@ from .distributed import all_reduce_gradients, processes
 from .engine import Engine, supports
 from .heldout import heldout_loss, row_losses
 from .micro_batches import forward_backward
+from .objective import CrossEntropy, Objective
 from .state import Step, Training, combine_seeds, create_state
 
 _all_ = ["heldout_loss", "processes", "row_losses"]
@@ -203,6 +205,7 @@ def fit(
     config: TrainConfig = TrainConfig(),
     *,
     pad_id: int,
+    objective: Objective = CrossEntropy(),
     on_step: Callable[[dict], bool | None] | None = None,
     checkpoints: Checkpoints | None = None,
     say: Callable[[str], None] | None = None,
@@ -215,26 +218,27 @@ def fit(
 
     Args:
         model: a causal language model of transformers, with or without PEFT's adapters.
-        rows: the training rows.
+        rows: the training rows, or the items of `objective`.
         config: how to train.
         pad_id: the id of padding.
+        objective: what is made smaller.
         on_step: gets each step's dict and may add to it; it may return True to end early. When a
             run goes on, it is asked about the last step again.
         checkpoints: where to keep the state; None: nowhere.
         say: gets the sentences; None: the one of `checkpoints`, else print.
 
     Returns:
-        One dict per step: step, steps, loss (nats per supervised token), lr, grad_norm (None:
-        float16 overflowed and the step is left out), tokens (real ones), seconds, parts (only
-        where memory asked for more than `micro_batches`), and what `on_step` adds. The last one
-        has "interrupted" after Ctrl-C.
+        One dict per step: step, steps, loss (nats per supervised token, or what the objective
+        says), the means of the objective's metrics, lr, grad_norm (None: float16 overflowed and
+        the step is left out), tokens (real ones), seconds, parts (only where memory asked for more
+        than `micro_batches`), and what `on_step` adds. The last one has "interrupted" after Ctrl-C.
 
     Raises:
         InputError: there is nothing to learn, or the checkpoint is of a run with other settings.
         TrainingDiverged: the loss is NaN or explodes, or no gradient is left.
         OutOfMemory: not even one row fits into memory.
     """
-    training = prepare(model, rows, config, pad_id, checkpoints, say)
+    training = prepare(model, rows, config, pad_id, objective, checkpoints, say)
     model.train()
     try:
         done = ended_before(training, on_step)
@@ -242,11 +246,11 @@ def fit(
             set_learning_rate(training, step)
             total = forward_backward(training, step)
             total = all_reduce_gradients(training.state.parameters, total)
-            total, grad_norm = read_numbers(total, clip_gradients(training))
-            loss = total / max(1, step.supervised_tokens)
+            *sums, grad_norm = read_numbers(*total, clip_gradients(training))
+            loss, *metrics = (value / max(1, step.weight) for value in sums)
             check_divergence(training, loss, grad_norm)
             optimizer_step(training)
-            numbers = record(training, step, loss, grad_norm)
+            numbers = record(training, step, loss, metrics, grad_norm)
             done = on_step and on_step(numbers)
             save_checkpoint(training, step, done)
             if done:
@@ -263,19 +267,20 @@ def prepare(
     rows: Sequence[Encoded],
     config: TrainConfig,
     pad_id: int,
+    objective: Objective,
     checkpoints: Checkpoints | None,
     say: Callable[[str], None] | None,
 ) -> Training:
     """Everything that the steps need, as the newest checkpoint left it; `fit` says what raises."""
-    if not supervised_tokens(rows):
+    if not objective.weight(rows):
         raise InputError(
             "there is no supervised token in the training rows; look at one of them with xray.show"
         )
     rank, world_size = processes()
-    state = create_state(model, rows, config, world_size)
-    engine = create_engine(model, config)
-    lengths = [len(row.ids) for row in rows]
-    steps = schedule_batches(lengths, config, prefix_groups(rows))
+    check_divisible(objective, config, world_size)
+    state = create_state(model, rows, config, world_size, objective)
+    engine = create_engine(model, config, objective)
+    steps = schedule_items(rows, config, objective)
     if checkpoints:
         state.restore(checkpoints.folder, checkpoints.say)
     last = state.history[-1] if state.history else {}
@@ -283,6 +288,7 @@ def prepare(
         model=model,
         rows=rows,
         config=config,
+        objective=objective,
         pad_id=pad_id,
         checkpoints=checkpoints,
         say=say or (checkpoints.say if checkpoints else print),
@@ -296,20 +302,34 @@ def prepare(
     )
 
 
-def create_engine(model, config: TrainConfig) -> Engine | None:
+def check_divisible(objective: Objective, config: TrainConfig, world_size: int) -> None:
+    """Raise InputError where a step that cannot be split was to be split."""
+    if not objective.divisible and (config.micro_batches > 1 or world_size > 1):
+        raise InputError(
+            f"--objective {objective.name}: it compares the answers of a step with each other, so "
+            "a step cannot be split; leave out --micro-batches and torchrun, and lower "
+            "--batch-tokens instead"
+        )
+
+
+def schedule_items(rows: Sequence, config: TrainConfig, objective: Objective) -> list[list[int]]:
+    """`schedule_batches` of the items of an objective."""
+    lengths = [objective.length(item) for item in rows]
+    groups = prefix_groups([objective.rows(item)[0] for item in rows])
+    return schedule_batches(lengths, config, groups)
+
+
+def create_engine(
+    model, config: TrainConfig, objective: Objective = CrossEntropy()
+) -> Engine | None:
     """The engine where it supports the model; elsewhere the model's own code is made ready."""
     if supports(model):
-        return Engine(
+        return objective.engine_type(
             model, cache=config.cache, gradient_checkpointing=config.gradient_checkpointing
         )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return None
-
-
-def supervised_tokens(rows: Sequence[Encoded]) -> int:
-    """The number of tokens that enter the loss of `rows`."""
-    return sum(label != IGNORE_INDEX for row in rows for label in row.labels[1:])
 
 
 # %% ../../nbs/workshop/08_loop.ipynb #fit-steps
@@ -324,7 +344,7 @@ def remaining_steps(training: Training, done: bool) -> Iterator[Step]:
     first = len(training.batches) if done else len(training.state.history)
     for number in range(first, len(training.batches)):
         rows = training.batches[number]
-        yield Step(number, rows, supervised_tokens([training.rows[i] for i in rows]))
+        yield Step(number, rows, training.objective.weight([training.rows[i] for i in rows]))
 
 
 def set_learning_rate(training: Training, step: Step) -> None:
@@ -361,16 +381,20 @@ def optimizer_step(training: Training) -> None:
     state.scaler.update()
 
 
-def record(training: Training, step: Step, loss: float, grad_norm: float) -> dict:
+def record(
+    training: Training, step: Step, loss: float, metrics: list[float], grad_norm: float
+) -> dict:
     """Add the step's numbers to the history; returns them."""
     state = training.state
+    objective = training.objective
     numbers = {
         "step": step.number + 1,
         "steps": len(training.batches),
         "loss": loss,
+        **dict(zip(objective.metrics, metrics, strict=True)),
         "lr": state.optimizer.param_groups[0]["lr"],
         "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
-        "tokens": sum(len(training.rows[i].ids) for i in step.rows),
+        "tokens": sum(objective.length(training.rows[i]) for i in step.rows),
         "seconds": time.perf_counter() - training.started,
     }
     if training.micro_batches > training.config.micro_batches:

@@ -3,7 +3,6 @@
 # %% auto #0
 __all__ = [
     "OUT_OF_MEMORY",
-    "micro_batch_loss",
     "is_out_of_memory",
     "forward_backward",
     "accumulate_gradients",
@@ -13,56 +12,13 @@ __all__ = [
 # %% ../../nbs/workshop/08_micro_batches.ipynb #micro-loss
 import gc
 import re
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from ..common.errors import OutOfMemory
-from ..data.template import Encoded
-from .batch import collate, pack, to_device
 from .distributed import maximum
-from .engine import Engine, batch_loss
 from .state import Step, Training, combine_seeds
-
-
-def micro_batch_loss(
-    model,
-    rows: Sequence[Encoded],
-    seeds: Sequence[tuple[int, ...]],
-    *,
-    noise,
-    pad_id: int,
-    engine: Engine | None,
-) -> torch.Tensor:
-    """The summed loss of some rows of a step.
-
-    Args:
-        model: the model.
-        rows: the rows that go through it together.
-        seeds: of each row's noise.
-        noise: a `loop.Noise` on the embeddings, or None.
-        pad_id: the id of padding.
-        engine: the fast path, or None.
-
-    Returns:
-        () in nats, with its graph.
-    """
-    if engine:
-        batch = pack(rows, model.device, share=0.1 if noise is None else 2)
-    else:
-        batch = collate(rows, pad_id, model.device)
-    if noise is None:
-        return batch_loss(model, batch, engine=engine)[0]
-    width = model.get_input_embeddings().weight.shape[1]
-    drawn = [noise.draw(row, width, s) for row, s in zip(rows, seeds)]
-    if engine:
-        noise_of_batch = torch.cat(drawn)  # (N, H)
-    else:
-        noise_of_batch = torch.nn.utils.rnn.pad_sequence(drawn, batch_first=True)  # (B, T, H)
-    noise_of_batch = to_device(noise_of_batch, model.device)
-    return batch_loss(model, batch, engine=engine, noise=noise_of_batch)[0]
-
 
 # %% ../../nbs/workshop/08_micro_batches.ipynb #micro-memory
 # what CUDA, Windows, Linux and cuBLAS say
@@ -83,14 +39,15 @@ def forward_backward(training: Training, step: Step) -> torch.Tensor:
     """The gradients of a step's rows of this process, in as many micro-batches as memory asks for.
 
     Returns:
-        The summed loss (nats) of these rows, () float64 on the model's device, so that a GPU need
-        not be waited for.
+        The sums of the objective over these rows, (1 + metrics,) float64 on the model's device, so
+        that a GPU need not be waited for.
 
     Raises:
         OutOfMemory: not even one row fits.
     """
     while True:
         torch.manual_seed(combine_seeds(training.config.seed, step.number, training.rank))
+
         training.state.optimizer.zero_grad(set_to_none=True)
         total, too_large = accumulate_gradients(training, step)
         too_large = maximum(too_large, training.model.device)
@@ -103,31 +60,28 @@ def accumulate_gradients(training: Training, step: Step) -> tuple[torch.Tensor, 
     """Forward and backward pass of each micro-batch; the gradients add up, Eq. 3.8.
 
     Returns:
-        (summed loss in nats, () float64; 0), or, where memory was too small for a micro-batch,
-        (the loss so far, 1), or (the loss so far, 1 + its length) where it was a single row.
+        (sums of the objective, (1 + metrics,) float64; 0), or, where memory was too small for a
+        micro-batch, (the sums so far, 1), or (the sums so far, 1 + its length) where it was a
+        single row.
     """
-    rows = training.rows
+    objective = training.objective
     share = step.rows[training.rank :: training.world_size]
-    total = torch.zeros((), dtype=torch.float64, device=training.model.device)
-    part = ()
+    sums = 1 + len(objective.metrics)
+    total = torch.zeros(sums, dtype=torch.float64, device=training.model.device)
+    part = share
     try:
+        objective.begin_step(training, step)
         for part in np.array_split(share, training.micro_batches):
             if not len(part):
                 continue
-            loss = micro_batch_loss(
-                training.model,
-                [rows[i] for i in part],
-                [(training.config.seed, step.number, int(i)) for i in part],
-                noise=training.config.noise,
-                pad_id=training.pad_id,
-                engine=training.engine,
-            )
-            training.state.scaler.scale(loss / max(1, step.supervised_tokens)).backward()
-            total += loss.detach()
+            found = objective.loss(training, step, part)
+            training.state.scaler.scale(found[0] / max(1, step.weight)).backward()
+            total += found.detach()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        return total, 1 if len(part) > 1 else 1 + len(rows[part[0]].ids)
+        single = len(part) == 1 or not objective.divisible
+        return total, 1 + max(objective.length(training.rows[i]) for i in part) if single else 1
     return total, 0
 
 

@@ -3,11 +3,14 @@
 # %% auto #0
 __all__ = [
     "PackedPairs",
+    "BranchingRow",
+    "branching_row",
     "pack_pairs",
     "visible_keys",
     "branch_queries",
     "PairEngine",
     "without_adapters",
+    "pair_length",
     "pair_batches",
     "collate_pairs",
 ]
@@ -48,15 +51,21 @@ class PackedPairs(PackedBatch):
 
 
 @dataclass(frozen=True)
-class _Branching:
-    """A pair as one row, with the position and the branch of each token."""
+class BranchingRow:
+    """A pair as one row, with the position and the branch of each token.
+
+    Attributes:
+        row: the prompt, then the end of the prompt and the answer of each side.
+        positions: of each token.
+        branches: as in `PackedPairs`.
+    """
 
     row: Encoded
     positions: list[int]
     branches: list[int]
 
 
-def _branching(chosen: Encoded, rejected: Encoded) -> _Branching:
+def branching_row(chosen: Encoded, rejected: Encoded) -> BranchingRow:
     """A pair as a branching row; ValueError where its sides have two prompts, or lack one."""
     start = prompt_length(chosen)
     if start != prompt_length(rejected) or chosen.ids[:start] != rejected.ids[:start]:
@@ -73,7 +82,7 @@ def _branching(chosen: Encoded, rejected: Encoded) -> _Branching:
         labels += [IGNORE_INDEX, *side.labels[own + 1 :]]
         positions += range(own, len(side.ids))
         branches += [branch] * (len(side.ids) - own)
-    return _Branching(Encoded(ids, labels), positions, branches)
+    return BranchingRow(Encoded(ids, labels), positions, branches)
 
 
 def pack_pairs(
@@ -89,7 +98,7 @@ def pack_pairs(
     Raises:
         ValueError: the two sides of a pair have two prompts, none, or no answer.
     """
-    made = [_branching(*pair) for pair in pairs]
+    made = [branching_row(*pair) for pair in pairs]
     packed = pack([one.row for one in made], share=share, sequences=False)
     prefix = packed.prefix_length
     positions = [*range(prefix), *(t for one in made for t in one.positions[prefix:])]
@@ -166,6 +175,11 @@ def without_adapters(engine: Engine) -> Engine:
 
 
 # %% ../../nbs/workshop/11_pair_batch.ipynb #pair-batch-collate
+def pair_length(chosen: Encoded, rejected: Encoded) -> int:
+    """The tokens of a pair as a branching row."""
+    return len(chosen.ids) + len(rejected.ids) - prompt_length(chosen) + 1
+
+
 def pair_batches(
     pairs: Sequence[tuple[Encoded, Encoded]],
     batch_tokens: int,
@@ -183,10 +197,7 @@ def pair_batches(
     Returns:
         The numbers of each batch's pairs.
     """
-    lengths = [
-        len(chosen.ids) + len(rejected.ids) - prompt_length(chosen) + 1
-        for chosen, rejected in pairs
-    ]
+    lengths = [pair_length(*pair) for pair in pairs]
     groups = prefix_groups([chosen for chosen, _ in pairs])
     return batches(lengths, batch_tokens, seed=seed, epoch=epoch, groups=groups)
 

@@ -37,24 +37,32 @@ def run_settings(
     rows: Sequence[Encoded],
     parameters: Mapping[str, torch.nn.Parameter],
     world_size: int,
+    objective=None,
 ) -> dict:
     """What must be the same when a run goes on.
 
     Args:
         config: a `TrainConfig`.
-        rows: the training rows.
+        rows: the training rows, or the items of `objective`.
         parameters: what is trained, by name.
         world_size: the number of processes.
+        objective: an `Objective`; None: the cross-entropy of rows.
 
     Returns:
         Plain JSON.
     """
     shapes = [[name, list(p.shape)] for name, p in parameters.items()]
-    return asdict(config) | {
-        "data": _digest([[list(row.ids), list(row.labels)] for row in rows]),
-        "processes": world_size,
-        "trained parameters": _digest(shapes),
-    }
+    parts = [row for item in rows for row in (objective.rows(item) if objective else (item,))]
+    about = objective.settings() if objective else {}
+    return (
+        asdict(config)
+        | about
+        | {
+            "data": _digest([[list(row.ids), list(row.labels)] for row in parts]),
+            "processes": world_size,
+            "trained parameters": _digest(shapes),
+        }
+    )
 
 
 def _digest(value: list) -> str:
@@ -179,7 +187,9 @@ class TrainState:
                 state[key] = kept.item()
 
 
-def create_state(model, rows: Sequence[Encoded], config, world_size: int) -> TrainState:
+def create_state(
+    model, rows: Sequence[Encoded], config, world_size: int, objective=None
+) -> TrainState:
     """The state of a run before its first step; arguments as of `run_settings`."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return TrainState(
@@ -188,7 +198,7 @@ def create_state(model, rows: Sequence[Encoded], config, world_size: int) -> Tra
             parameters.values(), config.lr, config.weight_decay, config.optimizer
         ),
         scaler=create_scaler(model),
-        settings=run_settings(config, rows, parameters, world_size),
+        settings=run_settings(config, rows, parameters, world_size, objective),
     )
 
 
@@ -204,7 +214,7 @@ class Training:
     """A run under way: what the steps of `loop.fit` share.
 
     Attributes:
-        model, rows, config, pad_id, checkpoints: as `loop.fit` got them.
+        model, rows, config, objective, pad_id, checkpoints: as `loop.fit` got them.
         say: gets the sentences.
         batches: the row numbers of each step.
         engine: the fast path, or None where it does not support the model.
@@ -215,8 +225,9 @@ class Training:
     """
 
     model: torch.nn.Module
-    rows: Sequence[Encoded]
+    rows: Sequence
     config: Any
+    objective: Any
     pad_id: int
     checkpoints: Any
     say: Callable[[str], None]
@@ -231,8 +242,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its number (from 0), the numbers of its rows, and their supervised tokens."""
+    """One step: its number (from 0), the numbers of its rows, and what their loss is divided by."""
 
     number: int
     rows: list[int]
-    supervised_tokens: int
+    weight: int

@@ -16,7 +16,7 @@ from tiny_models import VOCAB, adapter, tiny_llama
 
 from instruct_course.common.errors import OutOfMemory
 from instruct_course.data.template import Encoded
-from instruct_course.train import checkpoint, loop, micro_batches
+from instruct_course.train import checkpoint, loop, objective
 
 TIMES = 4
 # (rows, tokens of the longest one): on a GPU enough for hundreds of MB, beside which the
@@ -72,12 +72,12 @@ def memory_limit(place, *, tokens: float, size: float):
     """
     if place.device == "cpu":
 
-        def limited(model, rows, *args, real=micro_batches.micro_batch_loss, **options):
+        def limited(model, rows, *args, real=objective.micro_batch_loss, **options):
             if sum(len(row.ids) for row in rows) > tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return real(model, rows, *args, **options)
 
-        with mock.patch.object(micro_batches, "micro_batch_loss", limited):
+        with mock.patch.object(objective, "micro_batch_loss", limited):
             yield
         return
     torch.cuda.empty_cache()

@@ -21,7 +21,7 @@ from instruct_course import generate
 from instruct_course.common.errors import InputError, TrainingDiverged
 from instruct_course.data.template import Encoded
 from instruct_course.model import lora
-from instruct_course.train import batch, checkpoint, engine, loop, micro_batches, state
+from instruct_course.train import batch, checkpoint, engine, loop, objective, state
 
 
 def trained(config=CONFIG, rows=ROWS, model=None, **options):
@@ -268,7 +268,7 @@ def test_noise_reaches_the_embeddings_and_no_padding(options, monkeypatch):
             lambda self, layer, h, *rest: went_in.append(h) or real(self, layer, h, *rest),
         )
     made = engine.Engine(model) if engine.supports(model) else None
-    micro_batches.micro_batch_loss(
+    objective.micro_batch_loss(
         model, rows, [(0, 0, i) for i in range(5)], noise=noise, pad_id=0, engine=made
     )
     embed = inner.get_input_embeddings()

@@ -14,7 +14,7 @@ from tiny_models import CONFIG, ROWS, adapter, tiny_llama
 from instruct_course.common.errors import OutOfMemory
 from instruct_course.common.files import ASSETS
 from instruct_course.data.template import Encoded
-from instruct_course.train import checkpoint, loop, micro_batches
+from instruct_course.train import checkpoint, loop, micro_batches, objective
 
 REASONS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
@@ -36,7 +36,7 @@ def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
     back.
     """
 
-    def part(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
+    def part(model, rows, *others, real=objective.micro_batch_loss, **options):
         loss = real(model, rows, *others, **options)
         if sum(len(r.ids) for r in rows) <= most:
             return loss
@@ -49,7 +49,7 @@ def with_room(monkeypatch, most: int, reason=REASONS[0], backward=False):
         loss.register_hook(fail)
         return loss
 
-    monkeypatch.setattr(micro_batches, "micro_batch_loss", part)
+    monkeypatch.setattr(objective, "micro_batch_loss", part)
 
 
 def trained(config=CONFIG, rows=ROWS, **options):
@@ -105,7 +105,7 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
     config = loop.TrainConfig(**CONFIG.__dict__ | {"noise": loop.Noise("neftune", 5)})
     failed = []
 
-    def once(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
+    def once(model, rows, *others, real=objective.micro_batch_loss, **options):
         loss = real(model, rows, *others, **options)
         if not failed and len(calls) == 2 * 3 + 2:  # the second half of the fourth step
             failed.append(len(calls))
@@ -115,7 +115,7 @@ def test_the_gradients_of_the_first_parts_are_thrown_away(monkeypatch):
 
     calls = [1]
     model, said = tiny_llama(lora_dropout=0.2), []
-    monkeypatch.setattr(micro_batches, "micro_batch_loss", once)
+    monkeypatch.setattr(objective, "micro_batch_loss", once)
     history = loop.fit(
         model,
         ROWS,
@@ -206,7 +206,7 @@ def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
 
     alive, seen = [], []
 
-    def part(model, rows, *others, real=micro_batches.micro_batch_loss, **options):
+    def part(model, rows, *others, real=objective.micro_batch_loss, **options):
         if alive:
             seen.append([ref() is None for ref in alive])
         loss = real(model, rows, *others, **options)
@@ -215,7 +215,7 @@ def test_the_memory_of_the_failed_try_is_free_before_the_next(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss
 
-    monkeypatch.setattr(micro_batches, "micro_batch_loss", part)
+    monkeypatch.setattr(objective, "micro_batch_loss", part)
     model = tiny_llama()
     loop.fit(model, ROWS, CONFIG, pad_id=0, on_step=lambda h: True, say=lambda text: None)
     assert seen[0] == [True, True]
@@ -237,7 +237,7 @@ LIMITED = """
 import json, resource, torch
 from instruct_course.common.memory import frugal_malloc
 from instruct_course.data.template import Encoded
-from instruct_course.train import loop, micro_batches
+from instruct_course.train import loop, micro_batches, objective
 from tiny_models import adapter, tiny_llama
 frugal_malloc()
 ids = [[2 + (i * j) % 50 for j in range(1, 400)] for i in range(1, 9)]
@@ -289,15 +289,15 @@ def test_real_memory_that_is_too_small(tmp_path):
 TOGETHER = """
 import json, torch
 from test_micro_batches import ROWS, adapter, split, tiny_llama
-from instruct_course.train import loop, micro_batches
+from instruct_course.train import loop, micro_batches, objective
 rank, world = loop.processes()
-real, tried, most = micro_batches.micro_batch_loss, [], 40
+real, tried, most = objective.micro_batch_loss, [], 40
 def part(model, rows, *others, **options):
     tried.append(len(rows))
     if rank == 1 and sum(len(r.ids) for r in rows) > most:
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return real(model, rows, *others, **options)
-micro_batches.micro_batch_loss = part
+objective.micro_batch_loss = part
 model, said = tiny_llama(), []
 history = loop.fit(model, ROWS, split(1, epochs=.5), pad_id=0, say=said.append)
 most = 0

@@ -12,7 +12,7 @@ import torch
 from tiny_models import ROWS, tiny_llama
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from instruct_course.train import loop, micro_batches
+from instruct_course.train import loop, objective
 from instruct_course.train.engine import supports
 
 aten = torch.ops.aten
@@ -86,7 +86,7 @@ def counted():
     seen = Waits()
     reads = mock.Mock(wraps=seen.paused(loop.read_numbers))
     with (
-        mock.patch.object(micro_batches, "pack", seen.paused(micro_batches.pack)),
+        mock.patch.object(objective, "pack", seen.paused(objective.pack)),
         mock.patch.object(loop, "read_numbers", reads),
         seen,
     ):
