@@ -78,7 +78,8 @@ class TuneConfig:
         False,
     )
     epochs: float | None = option(
-        "passes over the rows; default: 3 below 20 million parameters, else 2",
+        "passes over the rows; default: 3 below 20 million parameters, else 2; 1 for dpo, ipo, "
+        "kto and grpo",
         None,
         above=0,
         at_most=1000,
@@ -88,7 +89,7 @@ class TuneConfig:
     )
     lr: float | None = option(
         "peak learning rate; default: 1e-3 below 20 million parameters, 8e-4 up to a billion, "
-        "2e-4 above",
+        "2e-4 above; a twentieth of that for dpo, ipo, kto and grpo",
         None,
         above=0,
         below=10,

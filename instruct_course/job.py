@@ -172,6 +172,8 @@ def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
         parameters = count_parameters(config.model)
     else:
         config = _as_started(config)
+        if config.objective == "grpo":  # an answer is drawn after the last turn
+            config = replace(config, turns="last")
         parameters = count_parameters(config.model)
         config = fill_defaults(config, parameters)
         new = PartialRun.new if rank == 0 else _partial_of_the_first

@@ -4,14 +4,27 @@ By hand: no notebook exports it.
 """
 
 from instruct_course.common.files import sha256
+from instruct_course.data import dataset
 from instruct_course.data import template as templates
+from instruct_course.data.example import Example
+from instruct_course.evaluate.metrics import rouge_l
 from instruct_course.job import Job, Rows, Student
+from instruct_course.objectives.grpo import exact_reward
 from instruct_course.objectives.paired import Contrastive
+from instruct_course.objectives.policy import GRPO
 from instruct_course.objectives.preference import DPO, IPO, KTO, mismatched
 from instruct_course.train.logprobs import pair_logprobs, reference_logprobs
 from instruct_course.train.objective import CrossEntropy, Objective
 
-__all__ = ["create"]
+__all__ = ["REWARDS", "create"]
+
+
+def rouge_reward(example: Example, text: str) -> float:
+    """The overlap of an answer with the output of its row, ROUGE-L, from 0 to 1."""
+    return rouge_l(text, example.output)
+
+
+REWARDS = {"exact": exact_reward, "rouge": rouge_reward}  # by the names of --reward
 
 
 def create(job: Job, student: Student, rows: Rows) -> Objective:
@@ -31,6 +44,18 @@ def create(job: Job, student: Student, rows: Rows) -> Objective:
         return Contrastive(
             contrastive_weight=config.contrastive_weight,
             temperature=config.contrastive_temperature,
+        )
+    if config.objective == "grpo":
+        return GRPO(
+            student.model,
+            student.base.tokenizer,
+            student.template,
+            [dataset.example(row) for row in rows.train],
+            reward=REWARDS[config.reward],
+            beta=config.beta,
+            group_size=config.group_size,
+            temperature=config.sampling_temperature,
+            max_new_tokens=job.budget.new_tokens,
         )
     reference = _reference(job, student, rows.encoded, "reference")
     if config.objective == "kto":

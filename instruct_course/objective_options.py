@@ -13,6 +13,7 @@ __all__ = [
     "objective",
     "reward",
     "sampling_temperature",
+    "slower",
     "start_from",
 ]
 PAIRS = ("sft+contrastive", "dpo", "ipo", "kto")  # objectives that read preference pairs
@@ -50,6 +51,11 @@ def start_from():
         "options are taken over, and the reference is the model as that run left it",
         None,
     )
+
+
+def slower(objective: str) -> bool:
+    """Whether an objective starts from what a model can do already, and wants small steps."""
+    return objective not in ("sft", "sft+contrastive")
 
 
 def beta():
