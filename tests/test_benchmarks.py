@@ -120,3 +120,19 @@ def test_trl_sees_the_same_tokens(name, tmp_path):
     assert sum(int((b["labels"][:, 1:] != -100).sum()) for b in batches) == sum(
         map(contender.supervised, rows)
     )
+
+
+def test_dpo_is_compared_round_by_round():
+    """Each round's seconds against those of ours in the same round; losses step by step."""
+    from benchmarks import dpo
+
+    turns = {
+        "ours": [{"seconds": 1.0, "losses": [0.5, 0.4]}, {"seconds": 2.0, "losses": [0.5, 0.4]}],
+        "TRL": [{"seconds": 5.0, "losses": [0.5, 0.402]}, {"seconds": 6.0, "losses": [0.5, 0.4]}],
+    }
+    found = dpo.summary(turns, tokens=300)
+    assert found["TRL"]["times_slower"] == [4.0, 3.0, 5.0]
+    assert found["ours"]["times_slower"] == [1.0, 1.0, 1.0]
+    assert found["ours"]["tokens_per_second"] == pytest.approx(200)
+    assert found["TRL"]["loss_difference"] == pytest.approx(0.005)
+    assert "| TRL | 55 | 4.0 (3.0–5.0) | 0.50% |" in dpo.table(found)
