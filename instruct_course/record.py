@@ -16,7 +16,7 @@ from instruct_course.evaluate.answers import Answers, changes, copied, subsample
 from instruct_course.evaluate.contamination import contamination
 from instruct_course.job import NOT_REMADE, Job, Rows, Student
 
-__all__ = ["save", "without_paths"]
+__all__ = ["made", "save", "without_paths"]
 PACKAGES = (
     "instruct_course",
     "torch",
@@ -36,8 +36,8 @@ def save(job: Job, student: Student, rows: Rows, history: list[dict], before, af
         dataset.save(job.folder / "heldout.jsonl", rows.examples)
     job.report = _report(job, student, rows, history, before, after)
     write_json(job.folder / "report.json", job.report)
-    write_json(job.folder / "run.json", _made(job, student, rows))
     fingerprint = dataset.fingerprint(rows.train)
+    write_json(job.folder / "run.json", made(job, student, rows, fingerprint))
     head = f"instruct-course tune --config run.yaml makes this run again; rows: {fingerprint}"
     config = replace(job.config, **without_paths(job.config))
     write_yaml(job.folder / "run.yaml", config, leave_out=NOT_REMADE, head=head)
@@ -99,8 +99,8 @@ def _samples(before: Answers, after: Answers | None, most: int = 8) -> list[dict
     ]
 
 
-def _made(job: Job, student: Student, rows: Rows) -> dict:
-    """What run.json holds: how the run was made."""
+def made(job: Job, student: Student, rows: Rows, fingerprint: str) -> dict:
+    """What run.json holds: how the run was made, from rows with this fingerprint."""
     base = student.base
     return {
         "version": 1,
@@ -111,7 +111,7 @@ def _made(job: Job, student: Student, rows: Rows) -> dict:
             "fingerprint": base.fingerprint,
             "quantization": base.quantization,
         },
-        "data": {"sha256": dataset.fingerprint(rows.train), "rows": len(rows.encoded)},
+        "data": {"sha256": fingerprint, "rows": len(rows.encoded)},
         "token_ids": student.token_ids,
         "stopped": job.report["stopped"],
         "versions": _versions(),
