@@ -12,7 +12,7 @@ from instruct_course.common.progress import Progress
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data.example import Example
-from instruct_course.data.template import Encoded, Template
+from instruct_course.data.template import Template
 from instruct_course.defaults import (
     Budget,
     budget_for,

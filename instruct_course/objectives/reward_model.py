@@ -100,7 +100,7 @@ def encode_answers(
     made: list = [None] * len(examples)
     written = {}
     for number, ex in enumerate(examples):
-        turns = tuple(replace(turn, supervised=False) for turn in ex.history)
+        turns = tuple(replace(turn, supervised=turn.role == "user") for turn in ex.history)
         try:
             written[number] = write(template, tokenizer, replace(ex, history=turns))
         except InputError as error:
