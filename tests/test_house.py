@@ -144,6 +144,7 @@ LEVELS = (
     "common",
     "row_options",
     "config",
+    "reward_config",
     "data",
     "model",
     "sampling",
@@ -162,8 +163,11 @@ LEVELS = (
     "record",
     "upload",
     "recipe",
+    "reward",
     "doctor",
     "notebooks",
+    "commands",
+    "reward_cli",
     "cli",
 )  # from the ground up
 PACKAGE = ROOT / "instruct_course"

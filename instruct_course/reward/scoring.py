@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,15 +14,16 @@ from instruct_course.common.options import check_options
 from instruct_course.common.progress import Progress
 from instruct_course.data import dataset
 from instruct_course.data import pairs as pair_data
+from instruct_course.data.example import Example
 from instruct_course.data.fields import Row, from_json
-from instruct_course.data.rows import load_rows
+from instruct_course.data.formats import Reader
 from instruct_course.data.source import parse_source, parse_sources, raw_rows
 from instruct_course.objectives.pair_scores import mean_score, score_pairs
 from instruct_course.objectives.reward_model import RewardModel, open_reward_model
 from instruct_course.reward_config import RewardScoreConfig
 from instruct_course.run import open_run
 
-__all__ = ["score", "new_file", "holds_pairs"]
+__all__ = ["score", "new_file", "read_answers"]
 BLOCK = 500  # rows that are tokenized together
 
 
@@ -76,11 +77,12 @@ def new_file(out: str | None, data: str, what: str) -> Path:
     return path
 
 
-def holds_pairs(data: str, columns: str | None, encoding: str | None) -> bool:
+def _holds_pairs(config) -> bool:
     """Whether the first row of a source has two answers, one chosen and one rejected."""
-    if columns and {"chosen", "rejected"} & set(pair_data.pair_columns(columns)):
+    if config.columns and {"chosen", "rejected"} & set(pair_data.pair_columns(config.columns)):
         return True
-    first = list(islice(raw_rows(parse_sources([data]), encoding=encoding, say=_hush), 1))
+    sources = parse_sources([config.data])
+    first = list(islice(raw_rows(sources, encoding=config.encoding, say=_hush), 1))
     if not first or not isinstance(first[0].content, dict):
         return False
     row = Row(first[0].content)
@@ -109,24 +111,50 @@ class Answers:
     left_out: int
 
 
-def read_answers(config, say: Callable[[str], None]) -> Answers:
-    """The rows or pairs of `--data`; `config` as of `score`. Raises InputError."""
-    pairs = holds_pairs(config.data, config.columns, config.encoding)
+class QuestionReader(Reader):
+    """A reader of rows that may lack an output, for `dataset.load`."""
+
+    def parse(self, row) -> Example:
+        """The row as an example, its output empty where it has none; ValueError as `Reader`."""
+        fields = Row(row, self.columns) if isinstance(row, dict) else None
+        if not fields or not fields.filled("instruction"):
+            return super().parse(row)
+        if any(fields.filled(name) for name in ("output", "messages", "text")):
+            return super().parse(row)
+        column = (fields.candidates("output") or ["output"])[0]
+        return replace(super().parse(row | {column: "?"}), output="")
+
+
+def read_answers(config, say: Callable[[str], None], *, outputs: bool = True) -> Answers:
+    """The rows or pairs of `--data`.
+
+    Args:
+        config: has `data`, `limit`, `skip_bad` and what says how rows are read.
+        say: gets the line on how they were read.
+        outputs: rows without an output are bad.
+
+    Raises:
+        InputError: as `load_rows` and `load_pairs`.
+    """
+    pairs = _holds_pairs(config)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"rejects": Path(folder) / "rejects.jsonl", "limit": config.limit, "say": say}
+        rejects = Path(folder) / "rejects.jsonl"
+        options = {
+            "encoding": config.encoding,
+            "skip_bad": config.skip_bad,
+            "rejects": rejects,
+            "limit": config.limit,
+            "say": say,
+        }
         if pairs:
-            rows = pair_data.load_pairs(
-                config.data,
-                columns=config.columns,
-                encoding=config.encoding,
-                skip_bad=config.skip_bad,
-                **options,
-            )
+            rows = pair_data.load_pairs(config.data, columns=config.columns, **options)
         else:
-            rows = load_rows([config.data], config, **options)
-        path = options["rejects"]
-        left_out = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
-    return Answers(rows, pairs, left_out)
+            kind = Reader if outputs else QuestionReader
+            reader = kind(config.columns, config.json_output, config.response_marker)
+            rows = dataset.load(config.data, reader=reader, **options)
+            say(reader.summary())
+        text = rejects.read_text(encoding="utf-8") if rejects.exists() else ""
+    return Answers(rows, pairs, text.count("\n"))
 
 
 def _score(judge: RewardModel, read: Answers, config, progress: Progress):
