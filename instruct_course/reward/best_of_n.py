@@ -140,18 +140,18 @@ def judge_samples(
     judge = open_reward_model(run, batch_tokens=config.batch_tokens)
     room = generate.context(judge.model) or judge.max_length
     judge = replace(judge, max_length=max(room, judge.max_length))
-    asked = [
-        replace(ex, output=text, tool_calls="")
-        for ex, texts in zip(sampled.examples, sampled.texts)
-        for text in texts
-    ]
-    encoded = judge.encode(asked)
-    for i, row in enumerate(encoded):
+    asked = [(i, text) for i, texts in enumerate(sampled.texts) for text in texts]
+    different = list(dict.fromkeys(asked))  # the same answer is judged once
+    encoded = judge.encode(
+        [replace(sampled.examples[i], output=text, tool_calls="") for i, text in different]
+    )
+    for (i, _), row in zip(different, encoded):
         if isinstance(row, InputError):
-            where = sampled.rows[i // config.n]
+            where = sampled.rows[i]
             raise InputError(f"{where['file']}, row {where['row']}, an answer to it: {row}")
     rewards = judge.rewards(encoded, lambda done: progress("rewards", done, len(encoded)))
-    return rewards.double().numpy().reshape(-1, config.n)
+    reward_of = dict(zip(different, rewards.tolist()))
+    return np.array([reward_of[answer] for answer in asked]).reshape(-1, config.n)
 
 
 def _lines(sampled: Sampled, rewards: np.ndarray):
