@@ -13,6 +13,7 @@ from instruct_course import reward
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
+from instruct_course.evaluate.metrics import exact_match
 from instruct_course.objectives.best_of import kl_bound
 from instruct_course.objectives.pair_scores import mean_score
 from instruct_course.objectives.reward import pair_accuracy
@@ -297,7 +298,10 @@ def test_the_summary_says_what_the_lines_say(best):
     change = summary["reward"]
     assert change["mean"] == pytest.approx(means[2] - means[0]) and change["n"] == 6
     assert 0 <= change["interval"][0] <= change["mean"] <= change["interval"][1]
-    right = [[a["text"] == line["expected"] for a in line["answers"]] for line in found]
+    right = [
+        [exact_match(answer["text"], line["expected"]) for answer in line["answers"]]
+        for line in found
+    ]
     assert curve[0]["exact_match"]["value"] == pytest.approx(np.mean(right))
 
 

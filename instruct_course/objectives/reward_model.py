@@ -13,6 +13,7 @@ __all__ = [
 ]
 
 # %% ../../nbs/workshop/11_reward_model.ipynb #reward-model-imports
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,8 @@ def save_head(path: str | Path, head: RewardHead, *, base_fingerprint: str) -> N
         head: what to write.
         base_fingerprint: of the base below the adapter that was trained with the head.
     """
-    metadata = {"version": "1", "base": base_fingerprint}
+    # one entry: the order of several is random, and the same head should be the same bytes
+    metadata = {"reward_head": json.dumps({"version": 1, "base": base_fingerprint})}
     with write_file(path) as scratch:
         save_file({"weight": head.weight.detach().cpu()}, scratch, metadata=metadata)
 
@@ -61,17 +63,20 @@ def load_head(path: str | Path, *, hidden_size: int, base_fingerprint: str | Non
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {})["reward_head"])
             weight = file.get_tensor("weight")
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, KeyError, ValueError):
         raise InputError(
             f"{path}: this is no reward head; name a run directory that reward train wrote"
         ) from None
-    if metadata.get("version") != "1" or tuple(weight.shape) != (hidden_size,):
+    if metadata.get("version") != 1:
         raise InputError(
-            f"{path}: this reward head has the shape {tuple(weight.shape)} and version "
-            f"{metadata.get('version')}, and the model needs ({hidden_size},) and 1; "
-            "load the base that it was trained on"
+            f"{path}: it was written by a newer version of instruct_course; upgrade instruct_course"
+        )
+    if tuple(weight.shape) != (hidden_size,):
+        raise InputError(
+            f"{path}: this reward head has the shape {tuple(weight.shape)}, and the model needs "
+            f"({hidden_size},); load the base that it was trained on"
         )
     if base_fingerprint not in (None, metadata.get("base")):
         raise InputError(

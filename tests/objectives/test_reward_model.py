@@ -127,6 +127,10 @@ def test_a_head_comes_back_as_it_was(tmp_path):
     back = load_head(tmp_path / "h.safetensors", hidden_size=8, base_fingerprint="a" * 64)
     assert torch.equal(back.weight, head.weight) and back.weight.requires_grad
     assert load_head(tmp_path / "h.safetensors", hidden_size=8, base_fingerprint=None)
+    for _ in range(8):  # the same head is the same bytes
+        save_head(tmp_path / "again.safetensors", head, base_fingerprint="a" * 64)
+        again = (tmp_path / "again.safetensors").read_bytes()
+        assert again == (tmp_path / "h.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
