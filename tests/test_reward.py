@@ -394,6 +394,19 @@ def test_bad_pairs_are_one_sentence_and_leave_nothing(tmp_path, command, row, sa
     assert [p.name for p in tmp_path.iterdir()] == ["p.jsonl"]
 
 
+def test_a_model_that_changes_its_logits_is_refused():
+    """The state before the head is out of reach there, so the head would read logits."""
+    from types import SimpleNamespace
+
+    from instruct_course.reward import training
+
+    config = SimpleNamespace(final_logit_softcapping=30.0)
+    base = SimpleNamespace(model=SimpleNamespace(config=config))
+    job = SimpleNamespace(config=SimpleNamespace(model="gemma"))
+    with pytest.raises(InputError, match="--model gemma: its config has final_logit_softcapping"):
+        training.attach(job, SimpleNamespace(base=base))
+
+
 @pytest.mark.parametrize(
     "data, out, says",
     [

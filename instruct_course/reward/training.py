@@ -29,6 +29,7 @@ from instruct_course.record import made, without_paths
 from instruct_course.reward_config import RewardTrainConfig
 from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
+from instruct_course.train.engine import LOGIT_CHANGES
 
 __all__ = ["train"]
 HELD = "held out"
@@ -153,7 +154,13 @@ def _keep_rejects(job: Job, encoded: Sequence[EncodedRows]) -> None:
 
 
 def attach(job: Job, student: Student) -> None:
-    """Give the student its adapters and a reward head."""
+    """Give the student its adapters and a reward head. Raises InputError."""
+    config = student.base.model.config
+    if changed := [name for name in LOGIT_CHANGES if getattr(config, name, None)]:
+        raise InputError(
+            f"--model {job.config.model}: its config has {changed[0]}, and models that change "
+            "their logits behind the head cannot be reward models here yet; use another base"
+        )
     recipe.attach(job, student)
     width = student.base.model.get_input_embeddings().weight.shape[1]
     head = RewardHead(width, seed=job.config.seed)
