@@ -1,9 +1,20 @@
-"""All options of all commands, each declared once: name, type, default, help and range."""
+"""All options of all commands, each declared once: name, type, default, help and range.
+
+Those of commands that take a finished run stand in `run_config.py`.
+"""
 
 from dataclasses import dataclass
 
-from instruct_course import row_options
+from instruct_course import objective_options, row_options
 from instruct_course.common.options import option
+from instruct_course.run_config import (
+    DTYPES,
+    ChatConfig,
+    EvalConfig,
+    ExportConfig,
+    MergeConfig,
+    ServeConfig,
+)
 
 __all__ = [
     "TuneConfig",
@@ -18,15 +29,12 @@ __all__ = [
     "DoctorConfig",
     "NotebooksConfig",
 ]
-RUN = "a run directory that tune wrote"
-MISMATCH = "go on where base or template are not those of training"
 MODEL = (
     "nano, smollm2, smollm2-base, 7b, llama-3-8b and the like, a folder, a hub id or "
     "modelscope:owner/name"
 )
 TARGETS = "layers that get adapters: all-linear, attention or names such as q_proj,v_proj"
 PARTS = "parts in which the rows of a step go through the model"
-DTYPES = ("bfloat16", "float16", "float32")
 OPTIMIZERS = ("adamw", "paged_adamw_8bit")
 
 
@@ -55,6 +63,14 @@ class TuneConfig:
         choices=("article", "article-text", "alpaca", "verbatim", "chat"),
     )
     turns: str = option("answers of a conversation that are learnt", "all", choices=("all", "last"))
+    objective: str = objective_options.objective()
+    start_from: str | None = objective_options.start_from()
+    beta: float | None = objective_options.beta()
+    contrastive_weight: float | None = objective_options.contrastive_weight()
+    contrastive_temperature: float | None = objective_options.contrastive_temperature()
+    reward: str | None = objective_options.reward()
+    group_size: int | None = objective_options.group_size()
+    sampling_temperature: float | None = objective_options.sampling_temperature()
     out: str | None = option("the run directory to write; default: a new one under runs/", None)
     resume: bool = option(
         "go on with the unfinished run of --out (or the newest under runs/), bitwise as if "
@@ -62,7 +78,8 @@ class TuneConfig:
         False,
     )
     epochs: float | None = option(
-        "passes over the rows; default: 3 below 20 million parameters, else 2",
+        "passes over the rows; default: 3 below 20 million parameters, else 2; 1 for dpo, ipo, "
+        "kto and grpo",
         None,
         above=0,
         at_most=1000,
@@ -72,7 +89,7 @@ class TuneConfig:
     )
     lr: float | None = option(
         "peak learning rate; default: 1e-3 below 20 million parameters, 8e-4 up to a billion, "
-        "2e-4 above",
+        "2e-4 above; a twentieth of that for dpo, ipo, kto and grpo",
         None,
         above=0,
         below=10,
@@ -207,131 +224,6 @@ class AuditConfig:
 
     def __post_init__(self):
         row_options.as_list(self, "data")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """What `eval` does."""
-
-    run: str = option(RUN)
-    data: str | None = option("rows to judge by; default: those that the run was judged by", None)
-    columns: str | None = row_options.columns()
-    encoding: str | None = row_options.encoding()
-    json_output: bool = row_options.json_output()
-    response_marker: str | None = row_options.response_marker()
-    base: bool = option("judge the base model too, and compare", False)
-    against: str | None = option("another run directory to compare with", None)
-    training: str | None = option(
-        "the rows that it learnt from, to find copies of them among those it is judged by", None
-    )
-    ifeval: str | None = option("verifiable instructions as well: 'builtin' or a .jsonl file", None)
-    judge: str | None = option(
-        "address of an OpenAI-compatible judge that compares the answers, "
-        "such as http://127.0.0.1:8000/v1",
-        None,
-    )
-    judge_model: str | None = option("the judge's model", None)
-    judge_key_env: str = option(
-        "the environment variable that holds the judge's key", "OPENAI_API_KEY"
-    )
-    limit: int | None = option("judge by only so many rows, at even distances", None, at_least=1)
-    max_tokens: int | None = option(
-        "tokens per answer at most; default: a quarter more than the longest expected one",
-        None,
-        at_least=1,
-    )
-    batch_size: int = option("answers made at a time", 64, at_least=1)
-    out: str | None = option(
-        "the folder to write; default: a new one in the run directory, under evaluations/", None
-    )
-    skip_bad: bool = option(
-        "go on without bad rows of --data; they are counted and named in the report", False
-    )
-    allow_mismatch: bool = option(MISMATCH, False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatConfig:
-    """What `chat` does."""
-
-    run: str = option(RUN)
-    prompt: str | None = option("one instruction; without it, a conversation starts", None)
-    input: str = option("the input that the instruction is about", "")
-    max_tokens: int = option("tokens per answer at most", 256, at_least=1)
-    allow_mismatch: bool = option(MISMATCH, False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """What `serve` does."""
-
-    run: str = option(RUN + ", or a folder that merge wrote")
-    host: str = option(
-        "the address to answer on; any other than this machine's own needs a key", "127.0.0.1"
-    )
-    port: int = option("the port; 0 takes a free one", 8000, at_least=0, at_most=65535)
-    api_key_env: str | None = option(
-        "the environment variable that holds the key that clients must send", None
-    )
-    allow_origin: list[str] | None = option(
-        "a web page's origin that may call it, such as https://example.org; "
-        "may be given several times",
-        None,
-    )
-    allow_host: list[str] | None = option(
-        "a name that the server may be called by, besides localhost and addresses; "
-        "may be given several times",
-        None,
-    )
-    max_tokens: int = option("tokens per answer at most", 1024, at_least=1)
-    queue: int = option("requests that may wait; more are sent away", 64, at_least=1)
-    seconds: float = option("seconds per request, its waiting included", 120.0, above=0)
-    quiet: bool = option("no line for each request", False)
-    allow_mismatch: bool = option(MISMATCH, False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeConfig:
-    """What `merge` does."""
-
-    run: str = option(RUN)
-    out: str = option("the folder to write")
-    onto: str | None = option(
-        "what the adapter is added to; default: dequantized, the model that was evaluated",
-        None,
-        choices=("dequantized", "16bit", "both"),
-    )
-    dtype: str | None = option(
-        "of the weights written; default: that of the base's files", None, choices=DTYPES
-    )
-    limit: int = option("held-out rows of the report at most; 0 for no report", 256, at_least=0)
-    allow_mismatch: bool = option(MISMATCH, False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """What `export` does."""
-
-    run: str = option(RUN)
-    out: str = option("the folder to write")
-    format: str = option("what it is for", "gguf", choices=("gguf", "ollama", "vllm", "adapter"))
-    gguf_dtype: str = option(
-        "of the weights in a GGUF", "bf16", choices=("f32", "bf16", "f16", "q8_0")
-    )
-    onto: str | None = option(
-        "what the adapter is merged onto; default: dequantized",
-        None,
-        choices=("dequantized", "16bit"),
-    )
-    license: str | None = option(
-        "the model's licence for its card, such as apache-2.0; it is that of the base and the data",
-        None,
-    )
-    push: str | None = option(
-        "upload the folder to this private repository of the hub (owner/name), after asking", None
-    )
-    yes: bool = option("upload without asking", False)
-    allow_mismatch: bool = option(MISMATCH, False)
 
 
 @dataclass(frozen=True, kw_only=True)

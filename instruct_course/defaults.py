@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from instruct_course.common.errors import InputError
 from instruct_course.config import PlanConfig, RehearseConfig, TuneConfig
+from instruct_course.objective_options import BY_OBJECTIVE, slower
 from instruct_course.plan import report, shapes
 from instruct_course.plan.gpus import GPU, GPUS, machine
 from instruct_course.plan.memory import Setting
@@ -75,7 +76,11 @@ def budget_for(parameters: int, eval_rows: int | None = None) -> Budget:
 
 def fill_defaults(config: TuneConfig, parameters: int) -> TuneConfig:
     """`config` with the defaults of a model of so many parameters in place of None."""
-    defaults = BY_SIZE[size_of(parameters)]
+    defaults = BY_SIZE[size_of(parameters)] | BY_OBJECTIVE[config.objective]
+    if slower(config.objective):
+        defaults |= {"lr": defaults["lr"] / 20, "epochs": 1.0}
+    if config.objective == "grpo":  # a step holds a group of answers per prompt
+        defaults["batch_tokens"] = 4096
     return replace(config, **{k: v for k, v in defaults.items() if getattr(config, k) is None})
 
 

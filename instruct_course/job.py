@@ -12,7 +12,7 @@ from instruct_course.common.progress import Progress
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data.example import Example
-from instruct_course.data.template import Template
+from instruct_course.data.template import Encoded, Template
 from instruct_course.defaults import (
     Budget,
     budget_for,
@@ -20,17 +20,18 @@ from instruct_course.defaults import (
     fill_defaults,
     planned_shape,
 )
+from instruct_course.evaluate.answers import Answers
 from instruct_course.model.load import Base
+from instruct_course.objective_options import BY_OBJECTIVE, PAIRS
 from instruct_course.plan.gpus import machine
 from instruct_course.plan.memory import Setting, mapped_bytes
 from instruct_course.plan.savings import choose, need
-from instruct_course.run import COMMANDS, LoadedRun, PartialRun, Run
+from instruct_course.run import COMMANDS, LoadedRun, PartialRun, Run, open_run
 from instruct_course.train import loop
 from instruct_course.train.distributed import processes
-from instruct_course.train.objective import CrossEntropy, Objective
 from instruct_course.train.state import check_optimizer
 
-__all__ = ["Job", "Rows", "Student", "NOT_REMADE", "parse_noise", "prepare"]
+__all__ = ["Job", "Judged", "Rows", "Student", "NOT_REMADE", "parse_noise", "prepare"]
 NOT_REMADE = (
     "out",
     "resume",
@@ -49,15 +50,18 @@ class Rows:
     Attributes:
         train, held: the training rows, and the held-out rows by split, as data sets.
         source: what they are called in messages.
-        encoded: the training rows as ids and labels, once the template is known.
-        objective: what is made smaller; it says what an item of `encoded` is.
+        held_pairs: held-out preference pairs; None where the rows have single answers.
+        encoded: the training rows as ids and labels, once the template is known; of pairs
+            (chosen, rejected).
+        encoded_pairs: the held-out pairs likewise.
     """
 
     train: object
     held: dict[str, object]
     source: str
+    held_pairs: object = None
     encoded: list = field(default_factory=list)
-    objective: Objective = field(default_factory=CrossEntropy)
+    encoded_pairs: list[tuple[Encoded, Encoded]] = field(default_factory=list)
 
     @property
     def examples(self) -> list[Example]:
@@ -88,6 +92,21 @@ class Student:
     model: object
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How a model did on held-out rows.
+
+    Attributes:
+        answers: what it said, and what the expected responses cost it.
+        best_prompt: the scores of a base with prompts of its own kind, where they were taken.
+        pairs: the log-probabilities of the held-out pairs' answers in nats, chosen and rejected.
+    """
+
+    answers: Answers
+    best_prompt: dict | None = None
+    pairs: list[list[float]] = field(default_factory=list)
+
+
 @dataclass
 class Job:
     """A run on its way: what was asked, where it is written, and who hears of it.
@@ -110,6 +129,11 @@ class Job:
     def folder(self) -> Path:
         """What the run directory will be."""
         return self.partial.folder / "run"
+
+    @property
+    def start(self) -> Path | None:
+        """The run that this one starts from."""
+        return Path(self.config.start_from) if self.config.start_from else None
 
     @contextlib.contextmanager
     def finished_or_discarded(self) -> Iterator[None]:
@@ -154,6 +178,9 @@ def prepare(config: TuneConfig, quiet: bool, on_step, kind: str = "tune") -> Job
         config = _as_before(config, partial.read("config.json"))
         parameters = count_parameters(config.model)
     else:
+        config = _as_started(config)
+        if config.objective == "grpo":  # an answer is drawn after the last turn
+            config = replace(config, turns="last")
         parameters = count_parameters(config.model)
         config = fill_defaults(config, parameters)
         new = PartialRun.new if rank == 0 else _partial_of_the_first
@@ -182,6 +209,7 @@ def _check(config: TuneConfig, world: int) -> None:
     check_options(config)
     check_optimizer(config.optimizer)
     parse_noise(config.noise)
+    _check_objective(config)
     if config.patience and not config.eval_steps:
         raise InputError(
             "--patience: it counts validations on held-out rows, and there are none; "
@@ -197,6 +225,63 @@ def _check(config: TuneConfig, world: int) -> None:
             "--holdout: the built-in rows have their own evaluation splits; "
             "use it together with --data"
         )
+
+
+def _check_objective(config: TuneConfig) -> None:
+    """Refuse options of another objective, by the first one's name."""
+    has = BY_OBJECTIVE[config.objective]
+    others = {name for options in BY_OBJECTIVE.values() for name in options} - set(has)
+    for name in sorted(others):
+        if getattr(config, name) is not None:
+            of = ", ".join(known for known, options in BY_OBJECTIVE.items() if name in options)
+            raise InputError(
+                f"{flag(name)}: --objective {config.objective} has no such option; it belongs to "
+                f"{of}"
+            )
+    if config.objective in PAIRS:
+        for name in ("json_output", "response_marker", "truncate_response"):
+            if getattr(config, name):
+                raise InputError(
+                    f"{flag(name)}: preference pairs are read without it; leave it out with "
+                    f"--objective {config.objective}"
+                )
+
+
+TAKEN_OVER = (
+    "model",
+    "template",
+    "quantization",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_targets",
+    "use_rslora",
+    "use_dora",
+)  # options of a run that another one starts from
+
+
+def _as_started(config: TuneConfig) -> TuneConfig:
+    """`config` with what the run that it starts from says of base, template and adapter.
+
+    Raises:
+        InputError: there is no such run, or an option that was given says something else.
+    """
+    if config.start_from is None:
+        return config
+    try:
+        before = open_run(config.start_from).made["config"]
+    except InputError as error:
+        raise InputError(str(error).replace("--run", "--start-from", 1)) from None
+    for declared in fields(TuneConfig):
+        if declared.name not in TAKEN_OVER:
+            continue
+        now = getattr(config, declared.name)
+        then = before[declared.name]
+        if now not in (declared.default, then):
+            raise InputError(
+                f"{flag(declared.name)} {now}: the run of --start-from has {then}; leave it out"
+            )
+    return replace(config, **{name: before[name] for name in TAKEN_OVER})
 
 
 def parse_noise(text: str | None) -> loop.Noise | None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
+from instruct_course import objective, pair_rows
 from instruct_course.common.files import write_json, write_lines
 from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
@@ -18,9 +19,10 @@ from instruct_course.data.walk import Source
 from instruct_course.defaults import choose_template, planned_shape
 from instruct_course.evaluate.answers import Answers, best_prompt, predict, subsample
 from instruct_course.evaluate.validation import Validation
-from instruct_course.job import Job, Rows, Student, parse_noise, prepare
+from instruct_course.job import Job, Judged, Rows, Student, parse_noise, prepare
 from instruct_course.model import lora
 from instruct_course.model.load import Base, load_base
+from instruct_course.objective_options import PAIRS
 from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
@@ -77,6 +79,8 @@ def tune(
 def read_rows(job: Job) -> Rows:
     """The training and the held-out rows. Raises InputError."""
     config = job.config
+    if config.objective in PAIRS:
+        return pair_rows.read(job, SPLITS)
     if config.data is None:
         rows = dataset.builtin("train")
         if config.limit:
@@ -101,20 +105,30 @@ def load(job: Job, rows: Rows) -> Student:
         say=job.progress.say,
     )
     lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
-    if config.template is None:
+    if job.start:
+        template = templates.read(job.start / "template.json")
+    elif config.template is None:
         name = choose_template(config.model, base.tokenizer, config.response_marker)
         job.config = config = replace(config, template=name)
-    template = templates.named(config.template, base.tokenizer)
+        template = templates.named(name, base.tokenizer)
+    else:
+        template = templates.named(config.template, base.tokenizer)
     embedding = base.model.get_input_embeddings().weight
     token_ids = templates.prepare(template, base.tokenizer, embedding)
     fit_vocabulary(base.model, base.tokenizer)
     _encode(job, rows, base, template)
     _audit(job, rows, base, template)
-    return Student(base, template, token_ids, base.model)
+    student = Student(base, template, token_ids, base.model)
+    if job.start:
+        student.model = lora.load(base, job.start / "adapter", template=template, trainable=True)
+    return student
 
 
 def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:
     """Fill `rows.encoded`, and leave out the rows that do not fit. Raises InputError."""
+    if rows.held_pairs is not None:
+        _reject(job, pair_rows.encode(job, rows, base.tokenizer, template))
+        return
     config = job.config
     train = encode_rows(rows.train, template, base.tokenizer, config)
     train.check(config)
@@ -133,6 +147,11 @@ def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:
             )
     for line in train.lines(config):
         job.progress.say(line)
+    _reject(job, bad)
+
+
+def _reject(job: Job, bad: list[dict]) -> None:
+    """Add rows that do not fit to rejects.jsonl."""
     if bad and job.is_first:
         with (job.folder / "rejects.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in bad)
@@ -173,15 +192,18 @@ def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) 
     )
 
 
-def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict | None] | None:
-    """(the base's answers, the scores of its best prompt); those that an earlier start kept."""
+def judge_base(job: Job, student: Student, rows: Rows) -> Judged | None:
+    """How the base does, or the run that was started from; what an earlier start found is kept."""
     if not job.is_first:
         return None
     if kept := job.partial.read("before.json"):
-        return Answers.parse(kept, rows.examples), kept["best_prompt"]
-    answers = _judge(job, student, rows, "base", job.budget.answers_before)
+        answers = Answers.parse(kept, rows.examples)
+        return Judged(answers, kept["best_prompt"], kept.get("pairs", []))
+    name = "start" if job.start else "base"
+    answers = _judge(job, student, rows, name, job.budget.answers_before)
+    pairs = pair_rows.judge(job, student, rows, name) if rows.encoded_pairs else []
     prompted = None
-    if job.budget.prompted:
+    if job.budget.prompted and not job.start:
         prompted = best_prompt(
             student.model,
             student.base.tokenizer,
@@ -190,12 +212,15 @@ def judge_base(job: Job, student: Student, rows: Rows) -> tuple[Answers, dict | 
             max_new_tokens=min(job.budget.new_tokens, 48),
             progress=job.progress,
         )
-    write_json(job.partial.folder / "before.json", answers.facts() | {"best_prompt": prompted})
-    return answers, prompted
+    kept = answers.facts() | {"best_prompt": prompted, "pairs": pairs}
+    write_json(job.partial.folder / "before.json", kept)
+    return Judged(answers, prompted, pairs)
 
 
 def attach(job: Job, student: Student) -> None:
-    """Give the student its adapters."""
+    """Give the student its adapters; those of the run that was started from it has already."""
+    if job.start:
+        return
     config = job.config
     student.model = lora.attach(
         student.base.model,
@@ -217,6 +242,7 @@ def attach(job: Job, student: Student) -> None:
 def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
     """Train, validating, logging and keeping checkpoints on the way; the history of all steps."""
     validation = _validation(job, student, rows)
+    goal = objective.create(job, student, rows)
     with _logger(job) as log:
 
         def on_step(record: dict) -> bool:
@@ -230,8 +256,9 @@ def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
             rows.encoded,
             train_config(job),
             pad_id=templates.pad_id(student.base.tokenizer),
+            objective=goal,
             on_step=on_step,
-            checkpoints=_checkpoints(job, rows),
+            checkpoints=_checkpoints(job, rows, goal),
         )
     if job.is_first and not history:
         raise KeyboardInterrupt  # nothing was learnt, so nothing is written
@@ -262,9 +289,9 @@ def train_config(job: Job) -> loop.TrainConfig:
     )
 
 
-def _checkpoints(job: Job, rows: Rows) -> loop.Checkpoints:
+def _checkpoints(job: Job, rows: Rows, goal: loop.Objective) -> loop.Checkpoints:
     """Where and how often the training keeps its state; by default ten times per run."""
-    steps = len(loop.schedule_items(rows.encoded, train_config(job), rows.objective))
+    steps = len(loop.schedule_items(rows.encoded, train_config(job), goal))
     every = job.config.save_steps or max(1, steps // 10)
     return loop.Checkpoints(job.partial.folder / "checkpoints", every=every, say=job.progress.say)
 
@@ -327,13 +354,15 @@ def _keep_adapter(job: Job, student: Student, history: list[dict], validation) -
     curves(history, folder / "curves.png")
 
 
-def judge_tuned(job: Job, student: Student, rows: Rows, history: list[dict]):
-    """The tuned model's answers; None where Ctrl-C came, or in other processes than the first."""
+def judge_tuned(job: Job, student: Student, rows: Rows, history: list[dict]) -> Judged | None:
+    """How the tuned model does; None where Ctrl-C came, or in other processes than the first."""
     if not job.is_first:
         return None
     stopped = history[-1].get("interrupted")
     most = job.budget.answers_if_stopped if stopped else job.budget.answers_after
     try:
-        return _judge(job, student, rows, "tuned", most)
+        answers = _judge(job, student, rows, "tuned", most)
+        pairs = pair_rows.judge(job, student, rows, "tuned") if rows.encoded_pairs else []
+        return Judged(answers, pairs=pairs)
     except KeyboardInterrupt:
         return None

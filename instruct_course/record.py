@@ -7,16 +7,18 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from instruct_course import pair_rows
 from instruct_course.common.files import write_json
 from instruct_course.common.options import write_yaml
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
+from instruct_course.data.pairs import pairs_fingerprint
 from instruct_course.evaluate import metrics
 from instruct_course.evaluate.answers import Answers, changes, copied, subsample
 from instruct_course.evaluate.contamination import contamination
-from instruct_course.job import NOT_REMADE, Job, Rows, Student
+from instruct_course.job import NOT_REMADE, Job, Judged, Rows, Student
 
-__all__ = ["made", "save", "without_paths"]
+__all__ = ["fingerprint", "made", "save", "without_paths"]
 PACKAGES = (
     "instruct_course",
     "torch",
@@ -36,16 +38,16 @@ def save(job: Job, student: Student, rows: Rows, history: list[dict], before, af
         dataset.save(job.folder / "heldout.jsonl", rows.examples)
     job.report = _report(job, student, rows, history, before, after)
     write_json(job.folder / "report.json", job.report)
-    fingerprint = dataset.fingerprint(rows.train)
-    write_json(job.folder / "run.json", made(job, student, rows, fingerprint))
-    head = f"instruct-course tune --config run.yaml makes this run again; rows: {fingerprint}"
+    write_json(job.folder / "run.json", made(job, student, rows))
+    head = f"instruct-course tune --config run.yaml makes this run again; rows: {fingerprint(rows)}"
     config = replace(job.config, **without_paths(job.config))
     write_yaml(job.folder / "run.yaml", config, leave_out=NOT_REMADE, head=head)
 
 
 def _report(job: Job, student: Student, rows: Rows, history, before, after) -> dict:
     """What report.json holds."""
-    answers, prompted = before
+    answers = before.answers
+    tuned = after and after.answers
     examples = rows.examples
     train = [dataset.example(row) for row in rows.train]
     copies = contamination(train, examples)
@@ -58,19 +60,35 @@ def _report(job: Job, student: Student, rows: Rows, history, before, after) -> d
         "version": 1,
         "model": job.config.model,
         "template": student.template.name,
+        "objective": job.config.objective,
+        "start_from": job.start and job.start.name,
         "stopped": bool(history[-1].get("interrupted")) or after is None,
-        "before": answers.scores() | {"best_prompt": prompted},
-        "after": after and after.scores(),
-        "changes": after and changes(answers, after),
-        "contamination": copied(copies, examples, after),
+        "before": answers.scores() | {"best_prompt": before.best_prompt},
+        "after": tuned and tuned.scores(),
+        "changes": tuned and changes(answers, tuned),
+        "pairs": _pairs(rows, before, after),
+        "contamination": copied(copies, examples, tuned),
         "majority_knowledge": majority,
-        "samples": _samples(answers, after),
+        "samples": _samples(answers, tuned),
         "steps": len(history),
         "best_step": job.report.get("best_step"),
         "train_rows": len(rows.encoded),
-        "dropped_input_tokens": sum(row.dropped for row in rows.encoded),
+        "dropped_input_tokens": _dropped(rows),
         "seconds": seconds,
     }
+
+
+def _pairs(rows: Rows, before: Judged, after: Judged | None) -> dict | None:
+    """How held-out pairs changed; None where there are none, or the run was stopped."""
+    if not rows.encoded_pairs or not after:
+        return None
+    return pair_rows.scores(before.pairs, after.pairs, list(rows.held_pairs["kind"]))
+
+
+def _dropped(rows: Rows) -> int:
+    """The tokens of inputs that were cut, each prompt counted once."""
+    firsts = [row[0] if isinstance(row, tuple) else row for row in rows.encoded]
+    return sum(row.dropped for row in firsts)
 
 
 def _warn_of_copies(job: Job, copies: list, n: int) -> None:
@@ -99,8 +117,8 @@ def _samples(before: Answers, after: Answers | None, most: int = 8) -> list[dict
     ]
 
 
-def made(job: Job, student: Student, rows: Rows, fingerprint: str) -> dict:
-    """What run.json holds: how the run was made, from rows with this fingerprint."""
+def made(job: Job, student: Student, rows: Rows) -> dict:
+    """What run.json holds: how the run was made."""
     base = student.base
     return {
         "version": 1,
@@ -111,17 +129,28 @@ def made(job: Job, student: Student, rows: Rows, fingerprint: str) -> dict:
             "fingerprint": base.fingerprint,
             "quantization": base.quantization,
         },
-        "data": {"sha256": fingerprint, "rows": len(rows.encoded)},
+        "data": {"sha256": fingerprint(rows), "rows": len(rows.encoded)},
         "token_ids": student.token_ids,
         "stopped": job.report["stopped"],
         "versions": _versions(),
     }
 
 
+def fingerprint(rows: Rows) -> str:
+    """The sha256 of the training rows, or pairs."""
+    of = dataset.fingerprint if rows.held_pairs is None else pairs_fingerprint
+    return of(rows.train)
+
+
 def without_paths(config: TuneConfig) -> dict:
     """Options that name files, without the paths of this machine."""
     data = config.data and [_portable(source) for source in config.data]
-    return {"data": data, "holdout": _portable(config.holdout), "out": None}
+    return {
+        "data": data,
+        "holdout": _portable(config.holdout),
+        "start_from": _portable(config.start_from),
+        "out": None,
+    }
 
 
 def _portable(text: str | None) -> str | None:

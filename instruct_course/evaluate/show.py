@@ -62,7 +62,9 @@ def describe_run(report: dict) -> list:
     seconds = report["seconds"]
     return [
         _run_scores(report),
-        "In brackets: 95 % intervals. " + _change(report["changes"], "Tuned minus base"),
+        "In brackets: 95 % intervals. "
+        + _change(report["changes"], f"Tuned minus {_start(report)}"),
+        *([_run_pairs(report["pairs"])] if report.get("pairs") else []),
         *([_run_answers(report["samples"])] if report["samples"] else []),
         f"{seconds['all']:.0f} seconds in all, {seconds['training']:.0f} of them training.",
     ]
@@ -72,9 +74,10 @@ def _run_scores(report: dict) -> Table:
     """Scores of base and tuned model, by split, task and language."""
     before, after = report["before"], report["after"]
     n = str(after["n"])
+    start = _start(report)
     table = _table(
-        f"{report['model']}: base and tuned, on rows that were held out",
-        ["base", "tuned", "n"],
+        f"{report['model']}: {start} and tuned, on rows that were held out",
+        [start, "tuned", "n"],
     )
     table.add_row(
         "loss of the response (nats per token)",
@@ -84,14 +87,15 @@ def _run_scores(report: dict) -> Table:
     )
     if not after["n"]:
         return table
-    prompted = before["best_prompt"][before["best_prompt"]["best"]]
     table.add_row("exact match", _percent(before), _percent(after), n)
-    table.add_row(
-        f"  base with its best prompt ({before['best_prompt']['best']})",
-        _percent(prompted),
-        "",
-        str(prompted["n"]),
-    )
+    if prompts := before["best_prompt"]:
+        prompted = prompts[prompts["best"]]
+        table.add_row(
+            f"  base with its best prompt ({prompts['best']})",
+            _percent(prompted),
+            "",
+            str(prompted["n"]),
+        )
     table.add_row("ROUGE-L", f"{before['rouge_l']:.2f}", f"{after['rouge_l']:.2f}", n)
     _add_parts(table, [before, after])
     if report["majority_knowledge"] is not None:
@@ -100,10 +104,37 @@ def _run_scores(report: dict) -> Table:
     return table
 
 
+def _start(report: dict) -> str:
+    """What the tuned model is compared with: the base, or the run that was started from."""
+    return report.get("start_from") or "base"
+
+
+def _run_pairs(pairs: dict) -> Table:
+    """What became of held-out pairs."""
+    table = Table(title="Held-out pairs: is the better answer preferred?", title_justify="left")
+    table.add_column("")
+    table.add_column("share of pairs", justify="right")
+    table.add_column("n", justify="right")
+    low, high = (100 * x for x in pairs["interval"])
+    n = str(pairs["n"])
+    for when in ("before", "after"):
+        share = f"{100 * pairs['likelier'][when]:.0f} %"
+        table.add_row(f"likelier than the worse one, {when}", share, n)
+    gained = f"{100 * pairs['accuracy']:.0f} % [{low:.0f}–{high:.0f}]"
+    table.add_row("gained more than the worse one", gained, n)
+    for kind, part in pairs["kinds"].items():
+        table.add_row(f"  {kind}", f"{100 * part['accuracy']:.0f} %", str(part["n"]))
+    table.caption = (
+        f"mean change of the log-probability: chosen {pairs['chosen']:+.2f} nats, "
+        f"rejected {pairs['rejected']:+.2f} nats"
+    )
+    return table
+
+
 def _run_answers(samples: list[dict]) -> Table:
     """A few answers of base and tuned model."""
     table = Table(title="A few answers", title_justify="left", show_lines=True)
-    for name in ("instruction", "base", "tuned", "expected"):
+    for name in ("instruction", "before", "tuned", "expected"):
         table.add_column(name, max_width=44, overflow="fold")
     for sample in samples:
         asked = "\n".join(filter(None, (sample["instruction"], sample["input"])))

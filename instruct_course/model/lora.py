@@ -186,11 +186,15 @@ def attach(
     torch.manual_seed(seed)
     with _peft_warnings():
         made = get_peft_model(model, config)
-    for p in made.parameters():
-        # PEFT leaves trained rows in the base's dtype, and the loss scale needs float32
+    return _scale_as_rescaled(_in_float32(made))
+
+
+def _in_float32(model):
+    """What is trained in float32: PEFT leaves rows in float16, and the loss scale needs more."""
+    for p in model.parameters():
         if p.requires_grad and p.dtype == torch.float16:
             p.data = p.data.float()
-    return _scale_as_rescaled(made)
+    return model
 
 
 # %% ../../nbs/workshop/07_lora.ipynb #lora-save
@@ -333,7 +337,12 @@ def _check_shapes(model, folder: Path) -> None:
 
 
 def load(
-    base, folder: str | Path, *, template: Template | None = None, allow_mismatch: bool = False
+    base,
+    folder: str | Path,
+    *,
+    template: Template | None = None,
+    allow_mismatch: bool = False,
+    trainable: bool = False,
 ):
     """Put the adapter that lies in a folder on its base, ready to answer.
 
@@ -343,6 +352,7 @@ def load(
         folder: what `save` wrote.
         template: where given, it must be the one that the adapter was trained with.
         allow_mismatch: load it whatever it was trained under.
+        trainable: it is to be trained further.
 
     Returns:
         A PeftModel in eval mode, its adapter named 'default'.
@@ -362,7 +372,8 @@ def load(
     _check_shapes(model, folder)
     try:
         with _peft_warnings():
-            return _scale_as_rescaled(PeftModel.from_pretrained(model, str(folder)).eval())
+            made = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            return _scale_as_rescaled(_in_float32(made).eval())
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, UserWarning) as error:
         why = str(error).splitlines()[0][:160]
         raise InputError(

@@ -28,8 +28,8 @@ def similarities(
         skip: (N, N) bool: keys of other rows that are not wrong, such as equal answers.
 
     Returns:
-        (cosines (N, C), -inf where a key is skipped; right (N,) int64: the column of each query's own key). C is N with
-        in_batch, else 1, and K more with negatives.
+        (cosines (N, C), -inf where a key is skipped; right (N,) int64: the column of each query's
+        own key). C is N with in_batch, else 1, and K more with negatives.
 
     Raises:
         InputError: shapes do not fit, or there is no wrong key.

@@ -3,6 +3,7 @@
 # %% auto #0
 __all__ = [
     "Pair",
+    "TIE",
     "PairObjective",
     "pair_batch",
     "with_final",
@@ -197,8 +198,11 @@ class BradleyTerry(PairObjective):
         return torch.stack([loss, *right_and_margin(chosen, rejected)])
 
 
+TIE = 1e-4  # rewards that are nearer than this differ by rounding
+
+
 def right_and_margin(chosen: torch.Tensor, rejected: torch.Tensor) -> tuple:
     """Two sums over pairs, without gradients: right ones (a tie counts half), and differences."""
     margin = (chosen - rejected).detach()
-    right = (margin > 0).to(margin) + 0.5 * (margin == 0).to(margin)
-    return right.sum(), margin.sum()
+    margin = margin.where(margin.abs() > TIE, 0.0)
+    return (0.5 + 0.5 * margin.sign()).sum(), margin.sum()

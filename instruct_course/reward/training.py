@@ -1,50 +1,29 @@
 """The whole road to a reward model: pairs and a base model in, adapter, head and a report out."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict
 
-from instruct_course import recipe
+from instruct_course import pair_rows, recipe
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
 from instruct_course.common.options import write_yaml
 from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
-from instruct_course.data import pairs as pair_data
 from instruct_course.data import template as templates
-from instruct_course.data.encoded_pairs import encode_pair_rows
-from instruct_course.data.encoded_rows import EncodedRows
-from instruct_course.data.source import parse_sources
-from instruct_course.data.template import Encoded
-from instruct_course.data.weights import weighted
-from instruct_course.defaults import choose_template
 from instruct_course.job import NOT_REMADE, Job, Rows, Student, prepare
 from instruct_course.model import lora
-from instruct_course.model.load import load_base
 from instruct_course.objectives.pair_scores import length_judge, score_pairs
 from instruct_course.objectives.paired import BradleyTerry
 from instruct_course.objectives.reward import RewardHead
 from instruct_course.objectives.reward_model import HEAD, RewardModel, save_head
-from instruct_course.record import made, without_paths
+from instruct_course.record import fingerprint, made, without_paths
 from instruct_course.reward_config import RewardTrainConfig
-from instruct_course.run import Run, fit_vocabulary
+from instruct_course.run import Run
 from instruct_course.train import loop
 from instruct_course.train.engine import LOGIT_CHANGES
 
 __all__ = ["train"]
-HELD = "held out"
-
-
-@dataclass
-class PairRows(Rows):
-    """The pairs of a run.
-
-    Attributes:
-        train, held: data sets of pairs; the held-out ones under one name.
-        encoded, judged: the training and the held-out pairs as (chosen, rejected).
-    """
-
-    judged: list[tuple[Encoded, Encoded]] = field(default_factory=list)
 
 
 def train(
@@ -75,82 +54,13 @@ def train(
     config = config or RewardTrainConfig(**options)
     job = prepare(TuneConfig(**vars(config)), quiet, on_step, kind="reward")
     with job.finished_or_discarded():
-        rows = read_pairs(job)
-        student = load(job, rows)
+        rows = pair_rows.read(job, splits=())
+        student = recipe.load(job, rows)
         attach(job, student)
         history = fit(job, student, rows)
         held_out = judge(job, student, rows)
         save(job, student, rows, history, held_out)
     return job.run(student)
-
-
-def read_pairs(job: Job) -> PairRows:
-    """The training and the held-out pairs. Raises InputError."""
-    config = job.config
-    if config.data is None:
-        train = pair_data.builtin_pairs("train")
-        if config.limit:
-            train = train.select(range(min(config.limit, len(train))))
-        held = pair_data.builtin_pairs("held")
-        return PairRows(train, {HELD: held}, "built-in pairs", objective=BradleyTerry())
-    options = {"columns": config.columns, "encoding": config.encoding}
-    pairs = pair_data.load_pairs(
-        config.data,
-        skip_bad=config.skip_bad,
-        rejects=job.folder / "rejects.jsonl" if job.is_first else None,
-        limit=config.limit,
-        say=job.progress.say,
-        **options,
-    )
-    source = ", ".join(config.data)
-    if len(pairs) < 2:
-        raise InputError(f"{source}: one pair is not enough to train and to judge; give more")
-    holdout = config.holdout or "0.1"
-    train, held = pair_data.split_pairs(pairs, holdout, seed=config.seed, **options)
-    train = weighted(train, parse_sources(config.data), seed=config.seed)
-    return PairRows(train, {HELD: held}, source, objective=BradleyTerry())
-
-
-def load(job: Job, rows: PairRows) -> Student:
-    """The base model with its template, and the pairs encoded for it. Raises InputError."""
-    config = job.config
-    job.progress.say(f"loading {config.model}")
-    base = load_base(
-        config.model,
-        quantization=config.quantization,
-        mapped=config.mapped,
-        say=job.progress.say,
-    )
-    lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
-    name = config.template or choose_template(config.model, base.tokenizer)
-    job.config = config = replace(config, template=name)
-    template = templates.named(name, base.tokenizer)
-    embedding = base.model.get_input_embeddings().weight
-    token_ids = templates.prepare(template, base.tokenizer, embedding)
-    fit_vocabulary(base.model, base.tokenizer)
-    train = encode_pair_rows(rows.train, template, base.tokenizer, config)
-    held = encode_pair_rows(rows.held[HELD], template, base.tokenizer, config)
-    for encoded in (train, held):
-        encoded.check(config)
-    rows.train = rows.train.select(train.kept)
-    rows.held[HELD] = rows.held[HELD].select(held.kept)
-    rows.encoded = train.encoded
-    rows.judged = held.encoded
-    _keep_rejects(job, (train, held))
-    return Student(base, template, token_ids, base.model)
-
-
-def _keep_rejects(job: Job, encoded: Sequence[EncodedRows]) -> None:
-    """Add the pairs that do not fit to rejects.jsonl."""
-    bad = [row for part in encoded for row in part.bad]
-    if not bad:
-        return
-    job.progress.say(f"{len(bad):,} pairs do not fit and are left out; see rejects.jsonl")
-    if job.is_first:
-        path = job.folder / "rejects.jsonl"
-        kept = path.read_text(encoding="utf-8") if path.exists() else ""
-        write_lines(path, bad)
-        path.write_text(kept + path.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def attach(job: Job, student: Student) -> None:
@@ -167,7 +77,7 @@ def attach(job: Job, student: Student) -> None:
     student.model.reward_head = head.to(student.model.device)
 
 
-def fit(job: Job, student: Student, rows: PairRows) -> list[dict]:
+def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
     """Train, keeping checkpoints on the way; the history of all steps."""
 
     def on_step(record: dict) -> bool:
@@ -175,7 +85,8 @@ def fit(job: Job, student: Student, rows: PairRows) -> list[dict]:
         return bool(job.on_step and job.on_step(record))
 
     config = recipe.train_config(job)
-    steps = len(loop.schedule_items(rows.encoded, config, rows.objective))
+    objective = BradleyTerry()
+    steps = len(loop.schedule_items(rows.encoded, config, objective))
     every = job.config.save_steps or max(1, steps // 10)
     folder = job.partial.folder / "checkpoints"
     try:
@@ -184,7 +95,7 @@ def fit(job: Job, student: Student, rows: PairRows) -> list[dict]:
             rows.encoded,
             config,
             pad_id=templates.pad_id(student.base.tokenizer),
-            objective=rows.objective,
+            objective=objective,
             on_step=on_step,
             checkpoints=loop.Checkpoints(folder, every=every, say=job.progress.say),
         )
@@ -211,7 +122,7 @@ def _keep_model(job: Job, student: Student, history: list[dict]) -> None:
     curves(history, folder / "curves.png", unit="nats per pair")
 
 
-def judge(job: Job, student: Student, rows: PairRows) -> dict | None:
+def judge(job: Job, student: Student, rows: Rows) -> dict | None:
     """What the model says to the held-out pairs; None after Ctrl-C, or in another process."""
     if not job.is_first:
         return None
@@ -222,18 +133,18 @@ def judge(job: Job, student: Student, rows: PairRows) -> dict | None:
     )
 
     def progress(done: int) -> None:
-        job.progress("held-out pairs", done, len(rows.judged))
+        job.progress("held-out pairs", done, len(rows.encoded_pairs))
 
     try:
-        rewards = model.pair_rewards(rows.judged, progress)
+        rewards = model.pair_rewards(rows.encoded_pairs, progress)
     except KeyboardInterrupt:
         return None
-    scores = score_pairs(rewards, rows.held[HELD]["kind"])
-    return scores | {"length_only": length_judge(rows.encoded, rows.judged)}
+    scores = score_pairs(rewards, rows.held_pairs["kind"])
+    return scores | {"length_only": length_judge(rows.encoded, rows.encoded_pairs)}
 
 
 def save(
-    job: Job, student: Student, rows: PairRows, history: list[dict], held_out: dict | None
+    job: Job, student: Student, rows: Rows, history: list[dict], held_out: dict | None
 ) -> None:
     """Write the report, and how the run was made: run.yaml makes it again."""
     if not job.is_first:
@@ -253,10 +164,9 @@ def save(
         },
     }
     write_json(job.folder / "report.json", job.report)
-    fingerprint = pair_data.pairs_fingerprint(rows.train)
-    write_json(job.folder / "run.json", made(job, student, rows, fingerprint))
+    write_json(job.folder / "run.json", made(job, student, rows))
     shown = asdict(job.config) | without_paths(job.config)
     config = RewardTrainConfig(**{name: shown[name] for name in vars(RewardTrainConfig())})
     head = "instruct-course reward train --config run.yaml makes this run again; "
-    head += f"pairs: {fingerprint}"
+    head += f"pairs: {fingerprint(rows)}"
     write_yaml(job.folder / "run.yaml", config, leave_out=NOT_REMADE, head=head)

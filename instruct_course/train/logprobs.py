@@ -266,15 +266,18 @@ def reference_logprobs(
     *,
     base: dict[str, str],
     template: Template,
+    with_adapter: bool = False,
     **options,
 ) -> torch.Tensor:
     """The reference's log-probabilities: read from `path`, or computed and written there.
 
     Args:
         path: a .safetensors file beside the run.
-        model: with or without an adapter, which is switched off.
+        model: the reference; an adapter is switched off.
         pairs: (chosen, rejected) as `encode_pair` gives them.
         base, template: as of `reference_key`.
+        with_adapter: the model with its adapter is the reference, as it is now; `base` says
+            which adapter that is.
         options: to `pair_logprobs`.
 
     Returns:
@@ -285,5 +288,6 @@ def reference_logprobs(
     """
     key = reference_key(base, template, pairs)
     if not Path(path).exists():
-        save_reference(path, pair_logprobs(model, pairs, reference=True, **options), key)
+        found = pair_logprobs(model, pairs, reference=not with_adapter, **options)
+        save_reference(path, found, key)
     return load_reference(path, key)

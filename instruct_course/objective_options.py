@@ -1,0 +1,98 @@
+"""The options that say what training makes smaller, and what it starts from."""
+
+from instruct_course.common.options import option
+
+__all__ = [
+    "BY_OBJECTIVE",
+    "OBJECTIVES",
+    "PAIRS",
+    "beta",
+    "contrastive_temperature",
+    "contrastive_weight",
+    "group_size",
+    "objective",
+    "reward",
+    "sampling_temperature",
+    "slower",
+    "start_from",
+]
+PAIRS = ("sft+contrastive", "dpo", "ipo", "kto")  # objectives that read preference pairs
+OBJECTIVES = ("sft", *PAIRS, "grpo")
+_GROUPS = {
+    "beta": 0.04,
+    "reward": "exact",
+    "group_size": 8,
+    "sampling_temperature": 1.0,
+}
+BY_OBJECTIVE = {
+    "sft": {},
+    "sft+contrastive": {"contrastive_weight": 0.1, "contrastive_temperature": 0.1},
+    "dpo": {"beta": 0.1},
+    "ipo": {"beta": 0.1},
+    "kto": {"beta": 0.1},
+    "grpo": _GROUPS,
+}  # the options that each objective has, and their defaults
+
+
+def objective():
+    """The option that chooses the objective."""
+    return option(
+        "what is made smaller: cross-entropy (sft), a loss of preference pairs (sft+contrastive, "
+        "dpo, ipo, kto), or of sampled answers that a program rewards (grpo)",
+        "sft",
+        choices=OBJECTIVES,
+    )
+
+
+def start_from():
+    """The option that names a run to go on from."""
+    return option(
+        "a run directory whose adapter is trained further; its model, template and adapter "
+        "options are taken over, and the reference is the model as that run left it",
+        None,
+    )
+
+
+def slower(objective: str) -> bool:
+    """Whether an objective starts from what a model can do already, and wants small steps."""
+    return objective not in ("sft", "sft+contrastive")
+
+
+def beta():
+    """The option for the price of leaving the reference."""
+    return option(
+        "dpo, ipo, kto, grpo: what leaving the reference costs; default: 0.1, for grpo 0.04",
+        None,
+        above=0,
+        at_most=100,
+    )
+
+
+def contrastive_weight():
+    """The option for the weight of the contrastive term."""
+    return option("sft+contrastive: weight of InfoNCE; default: 0.1", None, above=0, at_most=100)
+
+
+def contrastive_temperature():
+    """The option for the temperature of the contrastive term."""
+    return option("sft+contrastive: its temperature; default: 0.1", None, above=0, at_most=100)
+
+
+def reward():
+    """The option that says what a sampled answer is rewarded for."""
+    return option(
+        "grpo: exact gives 1 for the expected output and else 0, rouge the overlap with it from 0 "
+        "to 1; default: exact",
+        None,
+        choices=("exact", "rouge"),
+    )
+
+
+def group_size():
+    """The option for the sampled answers per prompt."""
+    return option("grpo: answers sampled per prompt; default: 8", None, at_least=2, at_most=256)
+
+
+def sampling_temperature():
+    """The option for the temperature of sampling."""
+    return option("grpo: temperature of sampling; default: 1", None, above=0, at_most=10)

@@ -1,0 +1,135 @@
+"""The preference pairs of a run: read, encoded, and judged before and after.
+
+By hand: no notebook exports it.
+"""
+
+import math
+from collections.abc import Sequence
+
+from instruct_course.common.errors import InputError
+from instruct_course.data import dataset
+from instruct_course.data import template as templates
+from instruct_course.data.encoded_pairs import encode_pair_rows
+from instruct_course.data.pairs import builtin_pairs, load_pairs, split_pairs
+from instruct_course.data.source import parse_sources
+from instruct_course.data.weights import weighted
+from instruct_course.evaluate.intervals import interval
+from instruct_course.job import Job, Rows, Student
+from instruct_course.train.logprobs import pair_logprobs
+
+__all__ = ["encode", "judge", "read", "scores"]
+
+
+def read(job: Job, splits: Sequence[str]) -> Rows:
+    """The training and the held-out pairs.
+
+    Args:
+        job: what was asked.
+        splits: of the built-in rows, to judge by where the pairs are the built-in ones.
+
+    Raises:
+        InputError: a file or a row is wrong.
+    """
+    config = job.config
+    if config.data is None:
+        pairs = builtin_pairs("train")
+        if config.limit:
+            pairs = pairs.select(range(min(config.limit, len(pairs))))
+        held = {split: dataset.builtin(split) for split in splits}
+        return Rows(pairs, held, "built-in pairs", held_pairs=builtin_pairs("held"))
+    how = {"columns": config.columns, "encoding": config.encoding}
+    pairs = load_pairs(
+        config.data,
+        **how,
+        skip_bad=config.skip_bad,
+        rejects=job.folder / "rejects.jsonl" if job.is_first else None,
+        limit=config.limit,
+        say=job.progress.say,
+    )
+    source = ", ".join(config.data)
+    if len(pairs) < 2:
+        raise InputError(f"{source}: one pair is not enough to train and to judge; give two")
+    train, held = split_pairs(pairs, config.holdout or "0.1", seed=config.seed, **how)
+    train = weighted(train, parse_sources(config.data), seed=config.seed)
+    return Rows(train, {"held out": held}, source, held_pairs=held)
+
+
+def encode(job: Job, rows: Rows, tokenizer, template: templates.Template) -> list[dict]:
+    """Fill `encoded` and `encoded_pairs`, and leave out the pairs that do not fit.
+
+    Returns:
+        What was left out, as rejects.jsonl has it.
+
+    Raises:
+        InputError: a pair does not fit, and there is no --skip-bad.
+    """
+    train = encode_pair_rows(rows.train, template, tokenizer, job.config)
+    train.check(job.config)
+    held = encode_pair_rows(rows.held_pairs, template, tokenizer, job.config)
+    held.check(job.config)
+    rows.train = rows.train.select(train.kept)
+    rows.encoded = train.encoded
+    rows.held_pairs = rows.held_pairs.select(held.kept)
+    rows.encoded_pairs = held.encoded
+    if "held out" in rows.held:
+        rows.held["held out"] = rows.held_pairs
+    return train.bad + held.bad
+
+
+def judge(job: Job, student: Student, rows: Rows, what: str) -> list[list[float]]:
+    """The log-probabilities of the held-out pairs' answers in nats, chosen and rejected."""
+    total = len(rows.encoded_pairs)
+    found = pair_logprobs(
+        student.model,
+        rows.encoded_pairs,
+        pad_id=templates.pad_id(student.base.tokenizer),
+        batch_tokens=max(job.config.batch_tokens, 2048),
+        progress=lambda n: job.progress(f"{what}: pairs", n, total),
+    )
+    return found.tolist()
+
+
+def scores(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], kinds: Sequence[str]
+) -> dict:
+    """How the log-probabilities of held-out pairs changed.
+
+    A pair is right where the chosen answer gained more than the rejected one (a tie counts half):
+    where the implicit reward of DPO, Eq. 11.11, prefers it.
+
+    Args:
+        before, after: (n, 2) in nats, chosen and rejected.
+        kinds: in which way each rejected answer is worse; "" where nobody said so.
+
+    Returns:
+        {n, accuracy, interval (95 %), chosen and rejected (mean gains in nats), likelier: the
+        share of pairs whose chosen answer has the higher log-probability, before and after,
+        kinds: {kind: {accuracy, n}}}.
+    """
+    gains = [(c - was_c, r - was_r) for (was_c, was_r), (c, r) in zip(before, after, strict=True)]
+    right = [_share(chosen, rejected) for chosen, rejected in gains]
+    named = sorted(set(kinds) - {""})
+    parts = {kind: [x for x, of in zip(right, kinds, strict=True) if of == kind] for kind in named}
+    return {
+        "n": len(right),
+        "accuracy": _mean(right),
+        "interval": list(interval(right)),
+        "chosen": _mean([chosen for chosen, _ in gains]),
+        "rejected": _mean([rejected for _, rejected in gains]),
+        "likelier": {
+            "before": _mean([_share(*pair) for pair in before]),
+            "after": _mean([_share(*pair) for pair in after]),
+        },
+        "kinds": {kind: {"accuracy": _mean(x), "n": len(x)} for kind, x in parts.items()},
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _share(chosen: float, rejected: float) -> float:
+    """1 where the first number is larger, a half where both are equal but for rounding."""
+    if math.isclose(chosen, rejected, rel_tol=0, abs_tol=1e-4):
+        return 0.5
+    return float(chosen > rejected)
