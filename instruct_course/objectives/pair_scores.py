@@ -9,6 +9,7 @@ import numpy as np
 
 from instruct_course.data.template import IGNORE_INDEX, Encoded
 from instruct_course.evaluate.intervals import interval
+from instruct_course.objectives.paired import TIE
 
 __all__ = ["score_pairs", "mean_score", "length_judge"]
 Pair = tuple[Encoded, Encoded]
@@ -51,8 +52,8 @@ def score_pairs(rewards, kinds: Sequence[str]) -> dict:
 
 
 def _right(margins: np.ndarray) -> np.ndarray:
-    """1 where the chosen answer has more, 0 where it has less, 0.5 where both have the same."""
-    return (margins > 0) + 0.5 * (margins == 0)
+    """1 where the chosen answer has more, 0 where less, 0.5 where they differ by rounding."""
+    return (margins > TIE) + 0.5 * (np.abs(margins) <= TIE)
 
 
 def _spread(values: np.ndarray) -> dict:
