@@ -3,18 +3,15 @@
 The options stand in `config.py`; nothing heavy is imported before a command runs.
 """
 
-import inspect
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import MISSING, fields
-from typing import Annotated
+from functools import partial
 
 import typer
 
+from instruct_course import commands, reward_cli
 from instruct_course import config as configs
+from instruct_course.commands import print_json
 from instruct_course.common.errors import InputError, OutOfMemory, TrainingDiverged
-from instruct_course.common.options import check_options, describe_range, flag, read_yaml
 
 app = typer.Typer(
     add_completion=False,
@@ -23,91 +20,13 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: no option name is cut off, and it comes at once
     help="Instruction-tune a 4-bit language model, and understand every line of it.",
 )
+app.add_typer(reward_cli.app, name="reward")
+command = partial(commands.command, app)
 
 
 @app.callback()
 def _common():
     pass
-
-
-def _parameter(declared) -> inspect.Parameter:
-    """One field of a configuration as a parameter that typer reads."""
-    help, default = declared.metadata["help"], declared.default
-    if allowed := describe_range(declared):
-        help = f"{help} ({allowed})"
-    required = default is MISSING
-    names = [flag(declared.name)]
-    if declared.type in (bool, bool | None):
-        names = [f"{flag(declared.name)}/--no-{flag(declared.name)[2:]}"]
-    if declared.metadata["positional"]:
-        made = typer.Argument(help=help)
-    else:
-        made = typer.Option(*names, help=help, show_default=default is not None)
-    return inspect.Parameter(
-        declared.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if required else default,
-        annotation=Annotated[declared.type, made],
-    )
-
-
-def _extra(name: str, kind: type, default, help: str) -> inspect.Parameter:
-    """A parameter of the command line alone, which is no field of a configuration."""
-    made = typer.Option(flag(name), help=help, show_default=False)
-    annotation = Annotated[kind, made]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, keyword, default=default, annotation=annotation)
-
-
-def _given(context: typer.Context, values: dict) -> dict:
-    """The options that stand on the command line itself, not those that are defaults."""
-    return {k: v for k, v in values.items() if context.get_parameter_source(k).name != "DEFAULT"}
-
-
-def command(kind: type, *, name: str | None = None, json_help: str = "", yaml: bool = False):
-    """A decorator: the function becomes a command whose options are the fields of `kind`.
-
-    Args:
-        kind: the configuration's dataclass; the function gets one, checked.
-        name: the command's name; default: that of the function.
-        json_help: help of `--json`; without it there is no such option. The function gets
-            `as_json`.
-        yaml: whether `--config FILE` gives options, which those on the command line override.
-    """
-    parameters = [_parameter(declared) for declared in fields(kind)]
-    if yaml:
-        help = "a YAML file with options, such as a run's run.yaml; those given here override it"
-        parameters.append(_extra("config", str | None, None, help))
-    if json_help:
-        parameters.append(_extra("json", bool, False, json_help))
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters.append(inspect.Parameter("context", keyword, annotation=typer.Context))
-
-    def decorate(function: Callable) -> Callable:
-        def call(*, context: typer.Context, **values):
-            file = values.pop("config", None) if yaml else None
-            extra = {"as_json": values.pop("json")} if json_help else {}
-            if file:
-                values |= read_yaml(file, kind) | _given(context, values)
-            made = kind(**values)
-            check_options(made)
-            try:
-                function(made, **extra)
-            except KeyboardInterrupt:
-                print("stopped", file=sys.stderr)
-                raise typer.Exit(130) from None
-
-        call.__name__ = function.__name__
-        call.__doc__ = function.__doc__
-        call.__signature__ = inspect.Signature(parameters)
-        call.__annotations__ = {p.name: p.annotation for p in parameters}
-        return app.command(name)(call)
-
-    return decorate
-
-
-def _print_json(value: dict) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
 @command(configs.TuneConfig, json_help="print report.json and nothing else", yaml=True)
@@ -120,7 +39,7 @@ def tune(config: configs.TuneConfig, as_json: bool):
     if not run.report:  # one of several processes, and not the first
         return
     if as_json:
-        _print_json(run.report)
+        print_json(run.report)
     else:
         show.print_run(run)
     if run.report["stopped"]:
@@ -143,7 +62,7 @@ def audit(config: configs.AuditConfig, as_json: bool):
     if config.picture:
         write_picture(config.picture, report)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         print_report(report)
         for path in filter(None, (config.html, config.picture)):
@@ -163,7 +82,7 @@ def evaluate(config: configs.EvalConfig, as_json: bool):
 
     folder, made = report.evaluate(config, quiet=as_json)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         show.print_evaluation(made, folder)
 
@@ -181,7 +100,7 @@ def chat(config: configs.ChatConfig, as_json: bool):
         return
     said = run.answer(config.prompt, config.input, max_new_tokens=config.max_tokens)
     if as_json:
-        _print_json({"instruction": config.prompt, "input": config.input, "output": said})
+        print_json({"instruction": config.prompt, "input": config.input, "output": said})
     else:
         print(said)
 
@@ -237,7 +156,7 @@ def merge(config: configs.MergeConfig, as_json: bool):
 
     folder, made = merge_run(**vars(config), quiet=as_json)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         show.print_merge(made, folder)
 
@@ -254,7 +173,7 @@ def export(config: configs.ExportConfig, as_json: bool):
         exports.may_push(push, yes=yes)
     folder, made = exports.export(**options, quiet=as_json)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         show.print_export(made, folder)
     if push:
@@ -278,7 +197,7 @@ def plan(config: configs.PlanConfig, as_json: bool):
 
     made = plan_for(config)
     if as_json:
-        _print_json(made)
+        print_json(made)
         return
     from rich.console import Console
 
@@ -304,7 +223,7 @@ def rehearse(config: configs.RehearseConfig, as_json: bool):
         say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         print(rehearsals.describe(made))
 
@@ -319,7 +238,7 @@ def doctor(config: configs.DoctorConfig, as_json: bool):
 
     facts = doctors.examine(config.only, quiet=as_json)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         print(doctors.describe(facts))
     raise typer.Exit(doctors.exit_code(facts))

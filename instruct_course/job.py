@@ -26,7 +26,7 @@ from instruct_course.objective_options import BY_OBJECTIVE, PAIRS
 from instruct_course.plan.gpus import machine
 from instruct_course.plan.memory import Setting, mapped_bytes
 from instruct_course.plan.savings import choose, need
-from instruct_course.run import LoadedRun, PartialRun, Run, open_run
+from instruct_course.run import COMMANDS, LoadedRun, PartialRun, Run, open_run
 from instruct_course.train import loop
 from instruct_course.train.distributed import processes
 from instruct_course.train.state import check_optimizer
@@ -109,7 +109,11 @@ class Judged:
 
 @dataclass
 class Job:
-    """A run on its way: what was asked, where it is written, and who hears of it."""
+    """A run on its way: what was asked, where it is written, and who hears of it.
+
+    Attributes:
+        kind: 'tune', or 'reward' for a reward model.
+    """
 
     config: TuneConfig
     budget: Budget
@@ -119,6 +123,7 @@ class Job:
     started: float
     on_step: Callable[[dict], bool | None] | None = None
     report: dict = field(default_factory=dict)
+    kind: str = "tune"
 
     @property
     def folder(self) -> Path:
@@ -136,10 +141,11 @@ class Job:
         if not self.is_first:
             yield
             return
-        resume = f"instruct-course tune --resume --out {self.partial.out}"
+        resume = f"instruct-course {COMMANDS[self.kind]} --resume --out {self.partial.out}"
         try:
             if not self.config.resume:
-                self.partial.create(asdict(self.config))
+                kind = {} if self.kind == "tune" else {"kind": self.kind}
+                self.partial.create(kind | asdict(self.config))
             self.folder.mkdir(exist_ok=True)
             yield
             self.partial.finish(keep=self.report["stopped"])
@@ -160,7 +166,7 @@ class Job:
         return Run(self.partial.out, self.report, loaded=[loaded] if self.is_first else [])
 
 
-def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
+def prepare(config: TuneConfig, quiet: bool, on_step, kind: str = "tune") -> Job:
     """A checked job with all defaults chosen; nothing is written yet. Raises InputError."""
     started = time.perf_counter()
     rank, world = processes()
@@ -168,6 +174,7 @@ def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
     _check(config, world)
     if config.resume:
         partial = PartialRun.find(config.out)
+        _check_kind(partial, kind)
         config = _as_before(config, partial.read("config.json"))
         parameters = count_parameters(config.model)
     else:
@@ -180,7 +187,16 @@ def prepare(config: TuneConfig, quiet: bool, on_step) -> Job:
         partial = new(config.out, config.model)
         config = _fit_memory(config, progress.say)
     budget = budget_for(parameters, config.eval_rows)
-    return Job(config, budget, partial, progress, rank == 0, started, on_step)
+    return Job(config, budget, partial, progress, rank == 0, started, on_step, kind=kind)
+
+
+def _check_kind(partial: PartialRun, kind: str) -> None:
+    """Raise InputError where another command has begun the unfinished run."""
+    if partial.kind != kind:
+        raise InputError(
+            f"--resume: {partial.folder} is a run of {COMMANDS[partial.kind]}; go on with "
+            f"instruct-course {COMMANDS[partial.kind]} --resume --out {partial.out}"
+        )
 
 
 def _partial_of_the_first(out: str | None, model: str) -> PartialRun:
@@ -292,7 +308,7 @@ def parse_noise(text: str | None) -> loop.Noise | None:
 def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
     """The options of the unfinished run. Raises InputError when others were asked for."""
     try:
-        before = TuneConfig(**{k: v for k, v in kept.items() if k != "version"})
+        before = TuneConfig(**{k: v for k, v in kept.items() if k not in ("version", "kind")})
     except TypeError:
         raise InputError(
             "--resume: this run was begun by another version of instruct_course; start it anew"

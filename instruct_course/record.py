@@ -18,7 +18,7 @@ from instruct_course.evaluate.answers import Answers, changes, copied, subsample
 from instruct_course.evaluate.contamination import contamination
 from instruct_course.job import NOT_REMADE, Job, Judged, Rows, Student
 
-__all__ = ["save", "without_paths"]
+__all__ = ["fingerprint", "made", "save", "without_paths"]
 PACKAGES = (
     "instruct_course",
     "torch",
@@ -38,10 +38,8 @@ def save(job: Job, student: Student, rows: Rows, history: list[dict], before, af
         dataset.save(job.folder / "heldout.jsonl", rows.examples)
     job.report = _report(job, student, rows, history, before, after)
     write_json(job.folder / "report.json", job.report)
-    write_json(job.folder / "run.json", _made(job, student, rows))
-    head = (
-        f"instruct-course tune --config run.yaml makes this run again; rows: {_fingerprint(rows)}"
-    )
+    write_json(job.folder / "run.json", made(job, student, rows))
+    head = f"instruct-course tune --config run.yaml makes this run again; rows: {fingerprint(rows)}"
     config = replace(job.config, **without_paths(job.config))
     write_yaml(job.folder / "run.yaml", config, leave_out=NOT_REMADE, head=head)
 
@@ -119,7 +117,7 @@ def _samples(before: Answers, after: Answers | None, most: int = 8) -> list[dict
     ]
 
 
-def _made(job: Job, student: Student, rows: Rows) -> dict:
+def made(job: Job, student: Student, rows: Rows) -> dict:
     """What run.json holds: how the run was made."""
     base = student.base
     return {
@@ -131,14 +129,14 @@ def _made(job: Job, student: Student, rows: Rows) -> dict:
             "fingerprint": base.fingerprint,
             "quantization": base.quantization,
         },
-        "data": {"sha256": _fingerprint(rows), "rows": len(rows.encoded)},
+        "data": {"sha256": fingerprint(rows), "rows": len(rows.encoded)},
         "token_ids": student.token_ids,
         "stopped": job.report["stopped"],
         "versions": _versions(),
     }
 
 
-def _fingerprint(rows: Rows) -> str:
+def fingerprint(rows: Rows) -> str:
     """The sha256 of the training rows, or pairs."""
     of = dataset.fingerprint if rows.held_pairs is None else pairs_fingerprint
     return of(rows.train)

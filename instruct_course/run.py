@@ -18,8 +18,9 @@ from instruct_course.data.example import Example
 from instruct_course.model import lora
 from instruct_course.model.load import load_base
 
-__all__ = ["Run", "LoadedRun", "open_run", "fit_vocabulary", "PartialRun"]
+__all__ = ["COMMANDS", "Run", "LoadedRun", "open_run", "fit_vocabulary", "PartialRun"]
 SUFFIX = ".unfinished"
+COMMANDS = {"tune": "tune", "reward": "reward train"}  # by which each kind of run is made
 
 
 @dataclass(frozen=True)
@@ -129,27 +130,48 @@ def _load(path: Path, allow_mismatch: bool) -> LoadedRun:
     return LoadedRun(model, base.tokenizer, template)
 
 
-def open_run(path: str | Path, *, allow_mismatch: bool = False) -> Run:
-    """A run directory that `tune` wrote, ready to answer.
+def open_run(
+    path: str | Path, *, allow_mismatch: bool = False, kind: str = "tune", option: str = "--run"
+) -> Run:
+    """A run directory that `tune` wrote, ready to answer; or one that `reward train` wrote.
 
     Args:
         path: the run directory.
         allow_mismatch: go on where base or template are not those of training.
+        kind: 'tune', or 'reward' for a reward model, which answers nothing.
+        option: what named it, for error messages.
 
     Raises:
-        InputError: it is no run directory; on its first answer, base or template differ.
+        InputError: it is no run directory of this kind; on its first answer, base or template
+            differ.
     """
     path = Path(path)
     try:
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
-        hint = "name one that tune wrote"
+        hint = f"name one that {COMMANDS[kind]} wrote"
         if PartialRun(path).folder.exists():
-            hint = f"it is unfinished: go on with tune --resume --out {path}"
+            command = COMMANDS[PartialRun(path).kind]
+            hint = f"it is unfinished: go on with {command} --resume --out {path}"
         raise InputError(
-            f"--run {path}: this is no run directory (its report.json cannot be read); {hint}"
+            f"{option} {path}: this is no run directory (its report.json cannot be read); {hint}"
         ) from None
+    _check_kind(report, kind, f"{option} {path}")
     return Run(path, report, allow_mismatch)
+
+
+def _check_kind(report: dict, kind: str, named: str) -> None:
+    """Refuse a reward model that was to answer, and a tuned model that was to judge."""
+    if report.get("kind", "tune") == kind:
+        return
+    if kind == "tune":
+        raise InputError(
+            f"{named}: this is a reward model, which answers nothing; name a run directory that "
+            "tune wrote, or score answers with instruct-course reward score"
+        )
+    raise InputError(
+        f"{named}: this run has no reward head; name a run directory that reward train wrote"
+    )
 
 
 @dataclass(frozen=True)
@@ -170,6 +192,12 @@ class PartialRun:
     @property
     def folder(self) -> Path:
         return self.out.with_name(self.out.name + SUFFIX)
+
+    @property
+    def kind(self) -> str:
+        """What is on its way: 'tune' or 'reward'."""
+        kept = self.read("config.json") or {}
+        return "reward" if kept.get("kind") == "reward" else "tune"
 
     @staticmethod
     def new(out: str | None, model: str) -> "PartialRun":

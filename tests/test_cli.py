@@ -7,21 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from instruct_course import config
+from instruct_course import config, reward_config
 from instruct_course.common.errors import InputError
 from instruct_course.common.options import check_options, flag
+from tools.options import command_of, kinds
 
 ROOT = Path(__file__).parents[1]
-KINDS = [getattr(config, name) for name in config.__all__]
-
-
-def command_of(kind):
-    return kind.__name__.removesuffix("Config").lower()
+KINDS = kinds()
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=command_of)
 def test_every_option_is_on_the_command_line_with_its_help(kind, command):
-    code, out, _ = command(command_of(kind), "--help")
+    code, out, _ = command(*command_of(kind).split(), "--help")
     said = " ".join(out.split())
     assert code == 0
     for declared in dataclasses.fields(kind):
@@ -35,7 +32,10 @@ def test_help_names_all_commands_whole(command):
     code, out, _ = command("--help")
     assert code == 0
     for kind in KINDS:
-        assert f"\n  {command_of(kind)} " in out
+        group, *rest = command_of(kind).split()
+        assert f"\n  {group} " in out
+        if rest:
+            assert f"\n  {rest[0]} " in command(group, "--help")[1]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,10 @@ def test_help_names_all_commands_whole(command):
             "--format zip: it must be one of gguf",
         ),
         (config.PlanConfig(model="7b", price=0), "--price 0: it must be above 0"),
+        (
+            reward_config.RewardBestConfig(run="r", reward="w", data="d", n=65),
+            "--n 65: it must be at least 1 and at most 64",
+        ),
     ],
 )
 def test_ranges_are_checked_in_one_place(made, says):

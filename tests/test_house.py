@@ -146,6 +146,7 @@ LEVELS = (
     "objective_options",
     "run_config",
     "config",
+    "reward_config",
     "data",
     "model",
     "sampling",
@@ -166,8 +167,11 @@ LEVELS = (
     "record",
     "upload",
     "recipe",
+    "reward",
     "doctor",
     "notebooks",
+    "commands",
+    "reward_cli",
     "cli",
 )  # from the ground up
 PACKAGE = ROOT / "instruct_course"

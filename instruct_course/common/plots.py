@@ -53,12 +53,13 @@ def _running_mean(values: list[float]) -> list[float]:
     return means
 
 
-def plot_loss(ax, history: list[dict]) -> None:
+def plot_loss(ax, history: list[dict], unit: str = "nats per token") -> None:
     """Loss of each step, its running mean, and the held-out loss where it was measured.
 
     Args:
         ax: matplotlib axes.
-        history: a dict per step, as `train.fit` reports them; losses in nats per token.
+        history: a dict per step, as `train.fit` reports them.
+        unit: of the losses.
     """
     every = len(history) // 1000 + 1
     steps = [h["step"] for h in history]
@@ -69,21 +70,22 @@ def plot_loss(ax, history: list[dict]) -> None:
     ax.plot(steps[::every], mean[::every], lw=1.6, color="C0", label="running mean")
     if held:
         ax.plot(*zip(*held), "o-", ms=4, lw=1, color="C1", label="held out")
-    ax.set(xlabel="step", ylabel="loss (nats per token)", title="loss")
+    ax.set(xlabel="step", ylabel=f"loss ({unit})", title="loss")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
 
 
-def curves(history: list[dict], path: str | Path) -> None:
+def curves(history: list[dict], path: str | Path, unit: str = "nats per token") -> None:
     """Draw loss (and held-out loss), learning rate and gradient norm of a training run.
 
     Args:
         history: a dict per step, as `train.fit` reports them.
         path: the PNG file; written whole or not at all.
+        unit: of the losses.
     """
     fig = figure(10, 2.8)
     first, *others = fig.subplots(1, 3)
-    plot_loss(first, history)
+    plot_loss(first, history, unit)
     for ax, key, label in zip(others, ("lr", "grad_norm"), ("learning rate", "gradient norm")):
         ax.plot([h["step"] for h in history], [h[key] for h in history], lw=1)
         ax.set(title=label, xlabel="step", ylabel=label)
