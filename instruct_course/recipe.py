@@ -23,6 +23,7 @@ from instruct_course.job import Job, Judged, Rows, Student, parse_noise, prepare
 from instruct_course.model import lora
 from instruct_course.model.load import Base, load_base
 from instruct_course.objective_options import PAIRS
+from instruct_course.objectives.paired import check_states
 from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
 from instruct_course.train import loop
@@ -105,6 +106,8 @@ def load(job: Job, rows: Rows) -> Student:
         say=job.progress.say,
     )
     lora.target_modules(base.model, config.lora_targets)  # a wrong name is told before any work
+    if config.objective == "sft+contrastive":
+        check_states(base.model, config.model)
     if job.start:
         template = templates.read(job.start / "template.json")
     elif config.template is None:

@@ -6,6 +6,7 @@ __all__ = [
     "TIE",
     "PairObjective",
     "pair_batch",
+    "check_states",
     "with_final",
     "first_and_last",
     "Contrastive",
@@ -21,9 +22,10 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ..common.errors import InputError
 from ..data.template import IGNORE_INDEX, Encoded
 from ..train.batch import PackedBatch, collate, to_device
-from ..train.engine import batch_loss
+from ..train.engine import LOGIT_CHANGES, batch_loss, unwrap_model
 from ..train.logprobs import rows_in, rows_of_tokens, token_logprobs
 from ..train.objective import Objective
 from ..train.pair_batch import PairEngine, branching_row, pack_pairs, pair_length
@@ -88,6 +90,16 @@ def pair_batch(
 
 
 # %% ../../nbs/workshop/11_paired.ipynb #paired-states
+def check_states(model, name: str) -> None:
+    """Raise InputError for a model, called `name`, whose states the engine does not hand out."""
+    config = unwrap_model(model).config
+    if changed := [entry for entry in LOGIT_CHANGES if getattr(config, entry, None)]:
+        raise InputError(
+            f"--model {name}: its config has {changed[0]}, and the states of models that change "
+            "their logits behind the head cannot be read here yet; use another base"
+        )
+
+
 def with_final(pair: Pair) -> Pair:
     """The pair, with one more supervised token behind each end, so that the end has a state."""
     return tuple(Encoded([*row.ids, row.ids[-1]], [*row.labels, row.ids[-1]]) for row in pair)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from instruct_course import pair_rows, recipe
-from instruct_course.common.errors import InputError
 from instruct_course.common.files import write_json, write_lines
 from instruct_course.common.options import write_yaml
 from instruct_course.common.plots import curves
@@ -14,14 +13,13 @@ from instruct_course.data import template as templates
 from instruct_course.job import NOT_REMADE, Job, Rows, Student, prepare
 from instruct_course.model import lora
 from instruct_course.objectives.pair_scores import length_judge, score_pairs
-from instruct_course.objectives.paired import BradleyTerry
+from instruct_course.objectives.paired import BradleyTerry, check_states
 from instruct_course.objectives.reward import RewardHead
 from instruct_course.objectives.reward_model import HEAD, RewardModel, save_head
 from instruct_course.record import fingerprint, made, without_paths
 from instruct_course.reward_config import RewardTrainConfig
 from instruct_course.run import Run
 from instruct_course.train import loop
-from instruct_course.train.engine import LOGIT_CHANGES
 
 __all__ = ["train"]
 
@@ -65,12 +63,7 @@ def train(
 
 def attach(job: Job, student: Student) -> None:
     """Give the student its adapters and a reward head. Raises InputError."""
-    config = student.base.model.config
-    if changed := [name for name in LOGIT_CHANGES if getattr(config, name, None)]:
-        raise InputError(
-            f"--model {job.config.model}: its config has {changed[0]}, and models that change "
-            "their logits behind the head cannot be reward models here yet; use another base"
-        )
+    check_states(student.base.model, job.config.model)
     recipe.attach(job, student)
     width = student.base.model.get_input_embeddings().weight.shape[1]
     head = RewardHead(width, seed=job.config.seed)

@@ -359,3 +359,11 @@ def test_one_more_token_gives_the_end_a_state():
     chosen, rejected = paired.with_final(pair)
     assert (chosen.ids, chosen.labels) == ([1, 2, 3, 3], [-100, -100, 3, 3])
     assert (rejected.ids, rejected.labels) == ([1, 2, 4, 4], [-100, -100, 4, 4])
+
+
+def test_states_behind_changed_logits_are_refused():
+    model = tiny_llama()
+    paired.check_states(model, "tiny")
+    model.get_base_model().config.final_logit_softcapping = 30.0
+    with pytest.raises(InputError, match="--model tiny: its config has final_logit_softcapping"):
+        paired.check_states(model, "tiny")
