@@ -1,6 +1,6 @@
 """DPO side by side: the engine with one prompt per pair, transformers' own modules, TRL's trainer.
 
-    python -m benchmarks.dpo [--model smollm2] [--pairs 96] [--steps 6] [--rounds 3]
+    python -m benchmarks.dpo [--model smollm2] [--pairs 24] [--steps 4] [--rounds 3]
 
 All train the same adapter on the same built-in pairs, the same ones in each step, with AdamW and
 references that were computed before. They take turns; a turn begins anew, its first two steps are
@@ -256,8 +256,8 @@ def table(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--pairs", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="dpo")
     o = parser.parse_args()
