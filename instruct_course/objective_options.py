@@ -6,6 +6,7 @@ __all__ = [
     "BY_OBJECTIVE",
     "OBJECTIVES",
     "PAIRS",
+    "UNITS",
     "beta",
     "contrastive_temperature",
     "contrastive_weight",
@@ -32,6 +33,14 @@ BY_OBJECTIVE = {
     "kto": {"beta": 0.1},
     "grpo": _GROUPS,
 }  # the options that each objective has, and their defaults
+UNITS = {
+    "sft": "nats per token",
+    "sft+contrastive": "nats per token, and per pair",
+    "dpo": "nats per pair",
+    "ipo": "squared nats per pair",
+    "kto": "from 0 to 1, per answer",
+    "grpo": "advantage per answer",
+}  # of each objective's loss
 
 
 def objective():

@@ -3,8 +3,9 @@
 By hand: no notebook exports it.
 """
 
-import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from instruct_course.common.errors import InputError
 from instruct_course.data import dataset
@@ -13,8 +14,8 @@ from instruct_course.data.encoded_pairs import encode_pair_rows
 from instruct_course.data.pairs import builtin_pairs, load_pairs, split_pairs
 from instruct_course.data.source import parse_sources
 from instruct_course.data.weights import weighted
-from instruct_course.evaluate.intervals import interval
 from instruct_course.job import Job, Rows, Student
+from instruct_course.objectives.pair_scores import score_pairs
 from instruct_course.train.logprobs import pair_logprobs
 
 __all__ = ["encode", "judge", "read", "scores"]
@@ -94,42 +95,18 @@ def scores(
 ) -> dict:
     """How the log-probabilities of held-out pairs changed.
 
-    A pair is right where the chosen answer gained more than the rejected one (a tie counts half):
-    where the implicit reward of DPO, Eq. 11.11, prefers it.
+    A pair is right where the chosen answer gained more than the rejected one: where the implicit
+    reward of DPO, Eq. 11.11 with beta 1, prefers it.
 
     Args:
         before, after: (n, 2) in nats, chosen and rejected.
         kinds: in which way each rejected answer is worse; "" where nobody said so.
 
     Returns:
-        {n, accuracy, interval (95 %), chosen and rejected (mean gains in nats), likelier: the
-        share of pairs whose chosen answer has the higher log-probability, before and after,
-        kinds: {kind: {accuracy, n}}}.
+        What `score_pairs` says of the gains in nats, and likelier: the share of pairs whose chosen
+        answer has the higher log-probability, {before, after}, each a `mean_score`.
     """
-    gains = [(c - was_c, r - was_r) for (was_c, was_r), (c, r) in zip(before, after, strict=True)]
-    right = [_share(chosen, rejected) for chosen, rejected in gains]
-    named = sorted(set(kinds) - {""})
-    parts = {kind: [x for x, of in zip(right, kinds, strict=True) if of == kind] for kind in named}
-    return {
-        "n": len(right),
-        "accuracy": _mean(right),
-        "interval": list(interval(right)),
-        "chosen": _mean([chosen for chosen, _ in gains]),
-        "rejected": _mean([rejected for _, rejected in gains]),
-        "likelier": {
-            "before": _mean([_share(*pair) for pair in before]),
-            "after": _mean([_share(*pair) for pair in after]),
-        },
-        "kinds": {kind: {"accuracy": _mean(x), "n": len(x)} for kind, x in parts.items()},
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _share(chosen: float, rejected: float) -> float:
-    """1 where the first number is larger, a half where both are equal but for rounding."""
-    if math.isclose(chosen, rejected, rel_tol=0, abs_tol=1e-4):
-        return 0.5
-    return float(chosen > rejected)
+    gains = np.asarray(after) - np.asarray(before)
+    likelier = {"before": before, "after": after}
+    shares = {when: score_pairs(pairs, kinds)["accuracy"] for when, pairs in likelier.items()}
+    return score_pairs(gains, kinds) | {"likelier": shares}

@@ -22,7 +22,7 @@ from instruct_course.evaluate.validation import Validation
 from instruct_course.job import Job, Judged, Rows, Student, parse_noise, prepare
 from instruct_course.model import lora
 from instruct_course.model.load import Base, load_base
-from instruct_course.objective_options import PAIRS
+from instruct_course.objective_options import PAIRS, UNITS
 from instruct_course.objectives.paired import check_states
 from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
@@ -242,10 +242,22 @@ def attach(job: Job, student: Student) -> None:
         job.progress.say(f"{slow[0]}: the fast engine cannot do it, so PEFT's own modules train")
 
 
-def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
-    """Train, validating, logging and keeping checkpoints on the way; the history of all steps."""
+def fit(
+    job: Job,
+    student: Student,
+    rows: Rows,
+    goal: loop.Objective | None = None,
+    unit: str | None = None,
+) -> list[dict]:
+    """Train, validating, logging and keeping checkpoints on the way; the history of all steps.
+
+    Args:
+        job, student, rows: the run.
+        goal, unit: what is made smaller, and the unit of its loss; None: as the options say.
+    """
     validation = _validation(job, student, rows)
-    goal = objective.create(job, student, rows)
+    goal = goal or objective.create(job, student, rows)
+    unit = unit or UNITS[job.config.objective]
     with _logger(job) as log:
 
         def on_step(record: dict) -> bool:
@@ -266,7 +278,7 @@ def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
     if job.is_first and not history:
         raise KeyboardInterrupt  # nothing was learnt, so nothing is written
     if job.is_first:
-        _keep_adapter(job, student, history, validation)
+        _keep_adapter(job, student, history, validation, unit)
     return history
 
 
@@ -343,7 +355,9 @@ def _logger(job: Job) -> Iterator[Callable[[dict], None]]:
         logger.close()
 
 
-def _keep_adapter(job: Job, student: Student, history: list[dict], validation) -> None:
+def _keep_adapter(
+    job: Job, student: Student, history: list[dict], validation: Validation | None, unit: str
+) -> None:
     """Write what was learnt, before anything else can go wrong."""
     if history[-1].get("interrupted"):
         done, steps = len(history), history[-1]["steps"]
@@ -354,7 +368,7 @@ def _keep_adapter(job: Job, student: Student, history: list[dict], validation) -
     lora.save(student.model, folder / "adapter", base=student.base, template=student.template)
     templates.save(student.template, folder / "template.json")
     write_lines(folder / "metrics.jsonl", ({"version": 1, **record} for record in history))
-    curves(history, folder / "curves.png")
+    curves(history, folder / "curves.png", unit)
 
 
 def judge_tuned(job: Job, student: Student, rows: Rows, history: list[dict]) -> Judged | None:

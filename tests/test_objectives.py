@@ -147,8 +147,8 @@ def test_the_other_objectives_learn_from_the_base(objective, pairs, tmp_path, co
     report = json.loads(text)
     jsonschema.validate(report, schema("report"))
     pairs_report = report["pairs"]
-    assert pairs_report["chosen"] > pairs_report["rejected"]
-    assert pairs_report["accuracy"] > 0.6
+    assert pairs_report["chosen"]["mean"] > pairs_report["rejected"]["mean"]
+    assert pairs_report["accuracy"]["value"] > 0.6
     assert report["start_from"] is None
 
 
@@ -228,13 +228,15 @@ def test_scores_by_hand():
     after = [[-0.5, -3.0], [-2.0, -2.0], [-2.0, -2.0], [-6.0, -2.0]]
     found = pair_rows.scores(before, after, ["cut", "cut", "", "long"])
     assert found["n"] == 4
-    assert found["accuracy"] == (1 + 1 + 0.5 + 0) / 4
-    assert found["chosen"] == pytest.approx((0.5 + 1 + 0 - 1) / 4)
-    assert found["rejected"] == pytest.approx((-1 - 1 + 0 + 2) / 4)
-    assert found["likelier"] == {"before": (1 + 0 + 0.5 + 0) / 4, "after": (1 + 0.5 + 0.5 + 0) / 4}
-    assert found["kinds"] == {"cut": {"accuracy": 1.0, "n": 2}, "long": {"accuracy": 0.0, "n": 1}}
-    low, high = found["interval"]
-    assert 0 <= low < found["accuracy"] < high <= 1
+    assert found["accuracy"]["value"] == (1 + 1 + 0.5 + 0) / 4
+    assert found["chosen"]["mean"] == pytest.approx((0.5 + 1 + 0 - 1) / 4)
+    assert found["rejected"]["mean"] == pytest.approx((-1 - 1 + 0 + 2) / 4)
+    assert found["likelier"]["before"]["value"] == (1 + 0 + 0.5 + 0) / 4
+    assert found["likelier"]["after"]["value"] == (1 + 0.5 + 0.5 + 0) / 4
+    kinds = {kind: (part["value"], part["n"]) for kind, part in found["by_kind"].items()}
+    assert kinds == {"cut": (1.0, 2), "long": (0.0, 1)}
+    low, high = found["accuracy"]["interval"]
+    assert 0 <= low < found["accuracy"]["value"] < high <= 1
 
 
 def test_scores_agree_with_the_models(dpo_run, start, pairs):
@@ -253,5 +255,5 @@ def test_scores_agree_with_the_models(dpo_run, start, pairs):
     reported = dpo_run.report["pairs"]
     assert scored["accuracy"] == reported["accuracy"]
     for side in ("chosen", "rejected"):
-        assert scored[side] == pytest.approx(reported[side], abs=2e-2)
+        assert scored[side]["mean"] == pytest.approx(reported[side]["mean"], abs=2e-2)
     assert torch.isfinite(found[1]).all()

@@ -115,18 +115,19 @@ def _run_pairs(pairs: dict) -> Table:
     table.add_column("")
     table.add_column("share of pairs", justify="right")
     table.add_column("n", justify="right")
-    low, high = (100 * x for x in pairs["interval"])
-    n = str(pairs["n"])
-    for when in ("before", "after"):
-        share = f"{100 * pairs['likelier'][when]:.0f} %"
-        table.add_row(f"likelier than the worse one, {when}", share, n)
-    gained = f"{100 * pairs['accuracy']:.0f} % [{low:.0f}–{high:.0f}]"
-    table.add_row("gained more than the worse one", gained, n)
-    for kind, part in pairs["kinds"].items():
-        table.add_row(f"  {kind}", f"{100 * part['accuracy']:.0f} %", str(part["n"]))
+    shown = [
+        (f"likelier than the worse one, {when}", pairs["likelier"][when])
+        for when in ("before", "after")
+    ]
+    shown.append(("gained more than the worse one", pairs["accuracy"]))
+    shown += [(f"  {kind}", part) for kind, part in pairs["by_kind"].items()]
+    for name, part in shown:
+        low, high = (100 * end for end in part["interval"])
+        share = f"{100 * part['value']:.0f} % [{low:.0f}–{high:.0f}]"
+        table.add_row(name, share, str(part["n"]))
     table.caption = (
-        f"mean change of the log-probability: chosen {pairs['chosen']:+.2f} nats, "
-        f"rejected {pairs['rejected']:+.2f} nats"
+        f"mean change of the log-probability: chosen {pairs['chosen']['mean']:+.2f} nats, "
+        f"rejected {pairs['rejected']['mean']:+.2f} nats"
     )
     return table
 

@@ -5,13 +5,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from instruct_course import pair_rows, recipe
-from instruct_course.common.files import write_json, write_lines
+from instruct_course.common.files import write_json
 from instruct_course.common.options import write_yaml
-from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
-from instruct_course.data import template as templates
 from instruct_course.job import NOT_REMADE, Job, Rows, Student, prepare
-from instruct_course.model import lora
 from instruct_course.objectives.pair_scores import length_judge, score_pairs
 from instruct_course.objectives.paired import BradleyTerry, check_states
 from instruct_course.objectives.reward import RewardHead
@@ -19,7 +16,6 @@ from instruct_course.objectives.reward_model import HEAD, RewardModel, save_head
 from instruct_course.record import fingerprint, made, without_paths
 from instruct_course.reward_config import RewardTrainConfig
 from instruct_course.run import Run
-from instruct_course.train import loop
 
 __all__ = ["train"]
 
@@ -71,48 +67,12 @@ def attach(job: Job, student: Student) -> None:
 
 
 def fit(job: Job, student: Student, rows: Rows) -> list[dict]:
-    """Train, keeping checkpoints on the way; the history of all steps."""
-
-    def on_step(record: dict) -> bool:
-        job.progress.step(record)
-        return bool(job.on_step and job.on_step(record))
-
-    config = recipe.train_config(job)
-    objective = BradleyTerry()
-    steps = len(loop.schedule_items(rows.encoded, config, objective))
-    every = job.config.save_steps or max(1, steps // 10)
-    folder = job.partial.folder / "checkpoints"
-    try:
-        history = loop.fit(
-            student.model,
-            rows.encoded,
-            config,
-            pad_id=templates.pad_id(student.base.tokenizer),
-            objective=objective,
-            on_step=on_step,
-            checkpoints=loop.Checkpoints(folder, every=every, say=job.progress.say),
-        )
-    finally:
-        job.progress.close()
-    if job.is_first and not history:
-        raise KeyboardInterrupt  # nothing was learnt, so nothing is written
+    """Train adapter and head, keeping checkpoints on the way; the history of all steps."""
+    history = recipe.fit(job, student, rows, BradleyTerry(), "nats per pair")
     if job.is_first:
-        _keep_model(job, student, history)
+        head = student.model.reward_head
+        save_head(job.folder / HEAD, head, base_fingerprint=student.base.fingerprint)
     return history
-
-
-def _keep_model(job: Job, student: Student, history: list[dict]) -> None:
-    """Write what was learnt, before anything else can go wrong."""
-    if history[-1].get("interrupted"):
-        done, steps = len(history), history[-1]["steps"]
-        job.progress.say(f"stopped after {done} of {steps} steps; saving what was learnt")
-    folder = job.folder
-    base = student.base
-    lora.save(student.model, folder / "adapter", base=base, template=student.template)
-    save_head(folder / HEAD, student.model.reward_head, base_fingerprint=base.fingerprint)
-    templates.save(student.template, folder / "template.json")
-    write_lines(folder / "metrics.jsonl", ({"version": 1, **record} for record in history))
-    curves(history, folder / "curves.png", unit="nats per pair")
 
 
 def judge(job: Job, student: Student, rows: Rows) -> dict | None:
