@@ -144,3 +144,20 @@ CONFIG = loop.TrainConfig(epochs=2, lr=3e-3, batch_tokens=120, seed=5)
 
 def adapter(model):
     return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+
+
+def some_pairs(n=12, seed=0, shortest=1):
+    """Pairs of ragged lengths over the ids of `tiny_llama`, answers of `shortest` to 5 tokens."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def ids(least, most):
+        size = int(torch.randint(least, most, (1,), generator=draw))
+        return torch.randint(2, VOCAB, (size,), generator=draw).tolist()
+
+    pairs = []
+    for _ in range(n):
+        prompt = [5, 6, *ids(1, 9)]
+        ignored = [-100] * len(prompt)
+        answers = [ids(shortest, 6), ids(shortest, 6)]
+        pairs.append(tuple(Encoded([*prompt, *a], [*ignored, *a]) for a in answers))
+    return pairs

@@ -9,10 +9,9 @@ import numpy as np
 
 from instruct_course.data.template import IGNORE_INDEX, Encoded
 from instruct_course.evaluate.intervals import interval
-from instruct_course.objectives.paired import TIE
+from instruct_course.objectives.paired import TIE, EncodedPair
 
 __all__ = ["score_pairs", "mean_score", "length_judge"]
-Pair = tuple[Encoded, Encoded]
 
 
 def mean_score(values) -> dict:
@@ -61,7 +60,7 @@ def _spread(values: np.ndarray) -> dict:
     return {"mean": float(values.mean()), "std": float(values.std())}
 
 
-def length_judge(train: Sequence[Pair], held: Sequence[Pair]) -> dict:
+def length_judge(train: Sequence[EncodedPair], held: Sequence[EncodedPair]) -> dict:
     """The control: a judge that sees nothing but the lengths of two answers.
 
     Whether longer or shorter ones win it learns from the training pairs.
@@ -78,7 +77,7 @@ def length_judge(train: Sequence[Pair], held: Sequence[Pair]) -> dict:
     return {"prefers": "longer" if longer else "shorter", "accuracy": accuracy}
 
 
-def _length_margins(pairs: Sequence[Pair]) -> np.ndarray:
+def _length_margins(pairs: Sequence[EncodedPair]) -> np.ndarray:
     """(n,): by how many tokens each chosen answer is longer than its rejected one."""
 
     def tokens(row: Encoded) -> int:

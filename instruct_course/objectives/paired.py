@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = [
-    "Pair",
+    "EncodedPair",
     "TIE",
     "PairObjective",
     "pair_batch",
@@ -33,7 +33,7 @@ from ..train.state import Step, Training
 from .contrastive import info_nce
 from .reward import bradley_terry
 
-Pair = tuple[Encoded, Encoded]  # chosen and rejected, as `encode_pair` gives them
+EncodedPair = tuple[Encoded, Encoded]  # chosen and rejected, as `encode_pair` gives them
 
 
 class PairObjective(Objective):
@@ -41,22 +41,22 @@ class PairObjective(Objective):
 
     engine_type = PairEngine
 
-    def rows(self, item: Pair) -> Pair:
+    def rows(self, item: EncodedPair) -> EncodedPair:
         """Both sides."""
         return item
 
-    def length(self, item: Pair) -> int:
+    def length(self, item: EncodedPair) -> int:
         """The tokens of both answers and of the prompt, which goes through the model once."""
         return pair_length(*item)
 
-    def weight(self, items: Sequence[Pair]) -> int:
+    def weight(self, items: Sequence[EncodedPair]) -> int:
         """The number of pairs."""
         return len(items)
 
 
 # %% ../../nbs/workshop/11_paired.ipynb #paired-batch
 def pair_batch(
-    training: Training, step: Step, numbers: Sequence[int], pairs: Sequence[Pair]
+    training: Training, step: Step, numbers: Sequence[int], pairs: Sequence[EncodedPair]
 ) -> tuple[dict[str, torch.Tensor] | PackedBatch, torch.Tensor | None]:
     """Pairs of a step as a batch, with the noise on its embeddings.
 
@@ -100,9 +100,9 @@ def check_states(model, name: str) -> None:
         )
 
 
-def with_final(pair: Pair) -> Pair:
-    """The pair, with one more supervised token behind each end, so that the end has a state."""
-    return tuple(Encoded([*row.ids, row.ids[-1]], [*row.labels, row.ids[-1]]) for row in pair)
+def with_final(rows: Sequence[Encoded]) -> tuple[Encoded, ...]:
+    """The rows, with one more supervised token behind each end, so that the end has a state."""
+    return tuple(Encoded([*row.ids, row.ids[-1]], [*row.labels, row.ids[-1]]) for row in rows)
 
 
 def first_and_last(
@@ -173,7 +173,7 @@ class Contrastive(PairObjective):
         }
 
 
-def _same_answers(pairs: Sequence[Pair]) -> torch.Tensor:
+def _same_answers(pairs: Sequence[EncodedPair]) -> torch.Tensor:
     """(N, N) bool: which chosen answers are the same tokens."""
     numbers: dict[tuple, int] = {}
     answers = [tuple(x for x in row.labels if x != IGNORE_INDEX) for row, _ in pairs]

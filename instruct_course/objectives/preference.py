@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from instruct_course.objectives.paired import (
+    EncodedPair,
+    PairObjective,
+    pair_batch,
+    right_and_margin,
+)
+
 from ..data.pairs import prompt_length
 from ..data.template import Encoded
 from ..train.batch import collate, pack
 from ..train.logprobs import row_logprobs
 from ..train.state import Step, Training
 from .dpo import dpo, ipo, kl_reference, kto
-from .paired import Pair, PairObjective, pair_batch, right_and_margin
 
 
 class Preference(PairObjective):
@@ -86,7 +92,7 @@ class IPO(Preference):
 
 
 # %% ../../nbs/workshop/11_preference.ipynb #preference-mismatched
-def mismatched(pairs: Sequence[Pair]) -> list[Encoded]:
+def mismatched(pairs: Sequence[EncodedPair]) -> list[Encoded]:
     """Each prompt with the chosen answer of the next pair; the last one takes the first's.
 
     Args:

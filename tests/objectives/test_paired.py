@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import VOCAB, tiny_llama
+from tiny_models import VOCAB, some_pairs, tiny_llama
 
 from instruct_course.common.errors import InputError, OutOfMemory
 from instruct_course.data.template import IGNORE_INDEX, Encoded
@@ -17,25 +17,7 @@ from instruct_course.train import loop, objective
 from instruct_course.train.batch import collate
 from instruct_course.train.logprobs import pair_logprobs
 
-
-def some_pairs(n=8, seed=0):
-    """Pairs of ragged lengths over the ids of `tiny_llama`."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def ids(least, most):
-        size = int(torch.randint(least, most, (1,), generator=draw))
-        return torch.randint(2, VOCAB, (size,), generator=draw).tolist()
-
-    pairs = []
-    for _ in range(n):
-        prompt = [5, 6, *ids(1, 9)]
-        ignored = [IGNORE_INDEX] * len(prompt)
-        answers = [ids(2, 6), ids(2, 6)]
-        pairs.append(tuple(Encoded([*prompt, *a], [*ignored, *a]) for a in answers))
-    return pairs
-
-
-PAIRS = some_pairs()
+PAIRS = some_pairs(8, shortest=2)
 PLAIN = {"lora_dropout": 1e-12}  # a dropout layer that drops nothing: transformers' own modules
 CONFIG = loop.TrainConfig(epochs=1, lr=3e-2, batch_tokens=64)
 

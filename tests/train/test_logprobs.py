@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import VOCAB, some_rows, tiny_llama
+from tiny_models import some_pairs, some_rows, tiny_llama
 from torch.nn import functional as F
 
 from instruct_course.common.errors import InputError
@@ -22,24 +22,6 @@ from instruct_course.train.logprobs import (
     save_reference,
     token_logprobs,
 )
-
-
-def some_pairs(n=12, seed=0):
-    """Pairs of ragged lengths over the ids of `tiny_llama`."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def ids(least, most):
-        size = int(torch.randint(least, most, (1,), generator=draw))
-        return torch.randint(2, VOCAB, (size,), generator=draw).tolist()
-
-    pairs = []
-    for _ in range(n):
-        prompt = [5, 6, *ids(1, 9)]
-        ignored = [IGNORE_INDEX] * len(prompt)
-        answers = [ids(1, 6), ids(1, 6)]
-        pairs.append(tuple(Encoded([*prompt, *a], [*ignored, *a]) for a in answers))
-    return pairs
-
 
 PAIRS = some_pairs()
 
