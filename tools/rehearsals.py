@@ -115,6 +115,7 @@ GRID = [
     _row("SmolLM2-135M", 512, 2, dtype="float32", products=True),
     _row("SmolLM2-135M", 512, 2, dtype="float32"),
     _row("Llama-3.2-1B", 128, 1, dtype="float32", gradient_checkpointing=True, products=True),
+    _row("7b", 512, 1, gradient_checkpointing=True, mapped=True),
 ]
 
 
