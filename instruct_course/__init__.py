@@ -1,7 +1,10 @@
 """A course that you can run: derive, verify and use instruction tuning."""
 
+from .common.threads import sleep_at_barriers
+
 __version__ = "0.1.0"
 __all__ = ["tune", "open_run"]
+sleep_at_barriers()  # torch reads the setting once, when it is imported
 
 
 def __getattr__(name):

@@ -183,6 +183,12 @@ class TuneConfig:
         None,
     )
     yes: bool = option("upload without asking", False)
+    threads: int | None = option(
+        "threads of the processor, at most one per core; default: OMP_NUM_THREADS, or what a short "
+        "measurement at the start finds fastest",
+        None,
+        at_least=1,
+    )
     processes: int | None = option(
         "refuse to start unless so many processes train together", None, at_least=1
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from instruct_course.common.errors import InputError
 from instruct_course.common.options import check_options, flag
 from instruct_course.common.progress import Progress
+from instruct_course.common.threads import settle_threads
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data.example import Example
@@ -40,7 +41,8 @@ NOT_REMADE = (
     "push_to_hub",
     "yes",
     "mapped",
-)  # options that change no bit of a run
+    "threads",
+)  # options that belong to the machine, and not to what is learnt
 
 
 @dataclass
@@ -186,6 +188,10 @@ def prepare(config: TuneConfig, quiet: bool, on_step, kind: str = "tune") -> Job
         new = PartialRun.new if rank == 0 else _partial_of_the_first
         partial = new(config.out, config.model)
         config = _fit_memory(config, progress.say)
+    threads = settle_threads(config.threads)
+    if config.threads and threads != config.threads:
+        progress.say(f"--threads {config.threads}: this machine has {threads}, which compute")
+    config = replace(config, threads=threads)
     budget = budget_for(parameters, config.eval_rows)
     return Job(config, budget, partial, progress, rank == 0, started, on_step, kind=kind)
 
@@ -324,6 +330,7 @@ def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:
     out = given.out or before.out
     others = {name: getattr(given, name) for name in NOT_REMADE[2:]}
     others["mapped"] = given.mapped or before.mapped  # a machine that needs it needs it again
+    others["threads"] = given.threads or before.threads  # the same sums, to the last bit
     return replace(before, out=out, resume=True, **others)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import instruct_course
-from instruct_course import recipe
+from instruct_course import job, recipe
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
@@ -71,7 +71,8 @@ def test_the_options_stand_in_the_files_of_the_run(whole):
 
     kept = yaml.safe_load((whole.path / "run.yaml").read_text(encoding="utf-8"))
     assert {name: kept[name] for name in ALL} == ALL
-    assert not {"push_to_hub", "yes"} & kept.keys()
+    assert not {"push_to_hub", "yes", "threads"} & kept.keys()
+    assert made["config"]["threads"] == torch.get_num_threads()
 
 
 def test_run_yaml_makes_the_run_again_with_all_of_them(whole, rows, tmp_path, monkeypatch, command):
@@ -107,6 +108,19 @@ def test_a_stopped_run_goes_on_to_the_same_bits(options, rows, tmp_path):
     assert again.report["after"]["loss"] == whole.report["after"]["loss"]
     loaded = open_run(again.path)
     assert loaded.answer("Say yes.", max_new_tokens=4) == again.answer("Say yes.", max_new_tokens=4)
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(rows, tmp_path, monkeypatch):
+    def stop(line):
+        raise KeyboardInterrupt
+
+    out = str(tmp_path / "cut")
+    instruct_course.tune(data=str(rows), out=out, on_step=stop, threads=1, max_steps=2, **FAST)
+    asked = []
+    settle = job.settle_threads
+    monkeypatch.setattr(job, "settle_threads", lambda n: asked.append(n) or settle(n))
+    run = instruct_course.tune(resume=True, out=out, quiet=True)
+    assert asked == [1] and run.made["config"]["threads"] == 1
 
 
 def test_mapped_weights_change_no_bit_of_a_run(rows, tmp_path, monkeypatch):

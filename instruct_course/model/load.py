@@ -26,6 +26,7 @@ import torch
 from ..common.errors import InputError
 from ..common.memory import frugal_malloc
 from ..common.quiet import quiet_transformers
+from ..common.threads import settle_threads
 from . import quantize, shards
 from .float16 import keep_in_range
 from .hub import cache_folder, fingerprint, resolve
@@ -314,6 +315,7 @@ def load_base(
         raise InputError(
             "--mapped: only 4-bit weights on a CPU can stay in their files; leave it out"
         )
+    settle_threads()
     folder = resolve(name, say=say)
     quantize.bitsandbytes()  # before transformers imports it: the notebook 06_quantize says why
     _check_architecture(name, folder)
