@@ -13,6 +13,7 @@ __all__ = [
     "group_size",
     "objective",
     "reward",
+    "max_completion_length",
     "sampling_temperature",
     "slower",
     "start_from",
@@ -24,6 +25,7 @@ _GROUPS = {
     "reward": "exact",
     "group_size": 8,
     "sampling_temperature": 1.0,
+    "max_completion_length": None,
 }
 BY_OBJECTIVE = {
     "sft": {},
@@ -91,15 +93,25 @@ def reward():
     """The option that says what a sampled answer is rewarded for."""
     return option(
         "grpo: exact gives 1 for the expected output and else 0, rouge the overlap with it from 0 "
-        "to 1; default: exact",
+        "to 1, instructions the share of a row's verifiable instructions that the answer follows "
+        "(rows as eval --ifeval reads them); default: exact",
         None,
-        choices=("exact", "rouge"),
+        choices=("exact", "rouge", "instructions"),
     )
 
 
 def group_size():
     """The option for the sampled answers per prompt."""
     return option("grpo: answers sampled per prompt; default: 8", None, at_least=2, at_most=256)
+
+
+def max_completion_length():
+    """The option for the length of sampled answers."""
+    return option(
+        "grpo: tokens per sampled answer at most; default: 40 below 20 million parameters, else 96",
+        None,
+        at_least=1,
+    )
 
 
 def sampling_temperature():

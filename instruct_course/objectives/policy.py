@@ -4,6 +4,7 @@
 __all__ = ["StartingPoint", "GRPO"]
 
 # %% ../../nbs/workshop/11_policy.ipynb #policy-start
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,7 @@ from instruct_course.objectives.grpo import (
 )
 
 from ..data.example import Example
-from ..data.template import Encoded, Template
+from ..data.template import IGNORE_INDEX, Encoded, Template
 from ..train.batch import collate, pack
 from ..train.engine import batch_loss
 from ..train.logprobs import rows_of_tokens, token_logprobs
@@ -65,7 +66,8 @@ class GRPO(Objective):
         model: the policy as it is before the first step, which is the reference.
         tokenizer, template: of the rows.
         examples: the rows, in the order of the items, with their outputs.
-        reward: a function of (example, text).
+        reward: a function of (example, text), or of (one of `asked`, text).
+        asked: what the reward is told in place of the examples, such as verifiable prompts.
         beta: the price of a nat of KL, at least 0.
         group_size: answers per prompt, at least 2.
         temperature: of sampling.
@@ -82,7 +84,8 @@ class GRPO(Objective):
         template: Template,
         examples: Sequence[Example],
         *,
-        reward: Callable[[Example, str], float],
+        reward: Callable[[Any, str], float],
+        asked: Sequence | None = None,
         beta: float,
         group_size: int,
         temperature: float,
@@ -93,6 +96,7 @@ class GRPO(Objective):
         self.template = template
         self.examples = examples
         self.reward = reward
+        self.asked = examples if asked is None else asked
         self.beta = beta
         self.group_size = group_size
         self.temperature = temperature
@@ -100,12 +104,16 @@ class GRPO(Objective):
         self.answers: dict[int, tuple[list[Encoded], torch.Tensor]] = {}
 
     def rows(self, item: Encoded) -> tuple[Encoded, ...]:
-        """The row with its expected answer."""
+        """The row with its expected answer, or the prompt alone."""
         return (item,)
 
     def length(self, item: Encoded) -> int:
-        """The tokens of a group, if its answers are as long as the expected one."""
-        return self.group_size * len(item.ids)
+        """The tokens of a group, if its answers are as long as the expected one.
+
+        Where nothing is expected, they may be as long as answers can be.
+        """
+        expected = any(label != IGNORE_INDEX for label in item.labels)
+        return self.group_size * (len(item.ids) + (0 if expected else self.max_new_tokens))
 
     def weight(self, items: Sequence[Encoded]) -> int:
         """The number of answers."""
@@ -113,19 +121,23 @@ class GRPO(Objective):
 
     def settings(self) -> dict[str, Any]:
         """What decides which answers are drawn, and what they cost."""
-        return super().settings() | {
+        about = super().settings() | {
             "beta": self.beta,
             "reward": self.reward.__name__,
             "group_size": self.group_size,
             "sampling_temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
         }
+        if self.asked is not self.examples:
+            digest = hashlib.sha256(repr(list(self.asked)).encode())
+            about["asked"] = digest.hexdigest()[:16]
+        return about
 
     def begin_step(self, training: Training, step: Step) -> None:
         """Draw a group of answers for each prompt of this process, and reward them."""
         share = [int(i) for i in step.rows[training.rank :: training.world_size]]
         groups = self.draw(training, step, share)
-        rewards = group_rewards(self.reward, [self.examples[i] for i in share], groups)
+        rewards = group_rewards(self.reward, [self.asked[i] for i in share], groups)
         advantages = group_advantages(rewards)
         self.answers = {}
         for place, number in enumerate(share):
