@@ -82,6 +82,8 @@ def _grpo(job: Job, student: Student, rows: Rows) -> GRPO:
         group_size=config.group_size,
         temperature=config.sampling_temperature,
         max_new_tokens=job.new_tokens,
+        num_iterations=config.num_iterations or 1,  # unfinished runs of earlier versions have None
+        clip=config.clip or 0.2,
     )
 
 

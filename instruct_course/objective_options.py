@@ -12,6 +12,8 @@ __all__ = [
     "contrastive_weight",
     "group_size",
     "objective",
+    "clip",
+    "num_iterations",
     "reward",
     "max_completion_length",
     "sampling_temperature",
@@ -26,6 +28,8 @@ _GROUPS = {
     "group_size": 8,
     "sampling_temperature": 1.0,
     "max_completion_length": None,
+    "num_iterations": 1,
+    "clip": 0.2,
 }
 BY_OBJECTIVE = {
     "sft": {},
@@ -103,6 +107,27 @@ def reward():
 def group_size():
     """The option for the sampled answers per prompt."""
     return option("grpo: answers sampled per prompt; default: 8", None, at_least=2, at_most=256)
+
+
+def num_iterations():
+    """The option for the steps on one set of samples."""
+    return option(
+        "grpo: steps that are taken on each set of sampled answers; default: 1",
+        None,
+        at_least=1,
+        at_most=64,
+    )
+
+
+def clip():
+    """The option for the range in which a ratio counts."""
+    return option(
+        "grpo: with --num-iterations above 1, how far a token's probability may move from what it "
+        "was when it was drawn, as a ratio (TRL's epsilon); default: 0.2",
+        None,
+        above=0,
+        below=1,
+    )
 
 
 def max_completion_length():
