@@ -22,7 +22,7 @@ from instruct_course.job import Job, Rows, Student, parse_noise, prepare
 from instruct_course.judging import judge_base, judge_tuned
 from instruct_course.model import lora
 from instruct_course.model.load import Base, load_base
-from instruct_course.objective_options import PAIRS, UNITS
+from instruct_course.objective_options import PAIRS, UNITS, slower
 from instruct_course.objectives.paired import check_states
 from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
@@ -64,6 +64,7 @@ def tune(
     job = prepare(config or TuneConfig(**options), quiet, on_step)
     uploads = job.is_first and may_upload(job.config)
     with job.finished_or_discarded():
+        _hint(job)
         rows = read_rows(job)
         student = load(job, rows)
         before = judge_base(job, student, rows)
@@ -75,6 +76,16 @@ def tune(
     if uploads:
         upload(run, job.config.push_to_hub, job.progress.say)
     return run
+
+
+def _hint(job: Job) -> None:
+    """Say where an objective starts from a base that it can hardly improve."""
+    config = job.config
+    if slower(config.objective) and not job.start:
+        job.progress.say(
+            f"hint: {config.objective} moves a model away from where it stands; tune on single "
+            "answers first, and use --start-from with that run"
+        )
 
 
 def read_rows(job: Job) -> Rows:

@@ -320,7 +320,7 @@ def test_rewards_of_groups(nano):
 
 
 def test_groups_that_are_refused(nano):
-    with pytest.raises(InputError, match="a group of 1"):
-        drawn(nano, size=1)
+    with pytest.raises(InputError, match="a group of 0"):
+        drawn(nano, size=0)
     with pytest.raises(InputError, match="temperature 0"):
         drawn(nano, temperature=0)
