@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import trl_dpo
 from benchmarks.machine import cpu, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,19 +117,7 @@ def plain(job: Job, tick: Callable[[float], None]) -> None:
 
 def trl(job: Job, tick: Callable[[float], None]) -> None:
     """TRL's DPOTrainer on the same ids, its reference computed before."""
-    import torch
-    from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import DPOConfig, DPOTrainer
-
-    class Ready(DPOTrainer):
-        """Takes rows that are tokenized already, in their order."""
-
-        def _prepare_dataset(self, dataset, *args):
-            return dataset
-
-        def _get_train_sampler(self, *args):
-            return torch.utils.data.SequentialSampler(self.train_dataset)
 
     class Ticks(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
@@ -136,47 +125,14 @@ def trl(job: Job, tick: Callable[[float], None]) -> None:
                 tick(logs["loss"])
 
     model, tokenizer = job.student(plain=True)
-    rows = [_sides(pair) | _reference(two) for pair, two in zip(job.pairs, job.reference)]
+    pairs = zip(job.pairs, job.reference)
+    rows = [trl_dpo.sides(pair) | _reference(two) for pair, two in pairs]
     with tempfile.TemporaryDirectory() as folder:
-        args = DPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=job.per_step,
-            max_steps=job.steps,
-            learning_rate=LR,
-            lr_scheduler_type="constant",
-            beta=BETA,
-            logging_steps=1,
-            report_to=[],
-            use_cpu=not torch.cuda.is_available(),
-            bf16=False,
-            gradient_checkpointing=False,
-            disable_dropout=False,
-            max_length=None,
-            save_strategy="no",
-            precompute_ref_log_probs=False,
-            disable_tqdm=True,
-        )
-        trainer = Ready(
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            callbacks=[Ticks()],
-        )
+        size = job.per_step
+        args = trl_dpo.settings(folder, per_step=size, steps=job.steps, lr=LR, beta=BETA)
+        trainer = trl_dpo.create_trainer(model, tokenizer, rows, args, [Ticks()])
         trainer.precompute_ref_logps = True
         trainer.train()
-
-
-def _sides(pair) -> dict:
-    """A pair as TRL's collator takes it."""
-    from instruct_course.data.pairs import prompt_length
-
-    start = prompt_length(pair[0])
-    return {
-        "prompt_ids": pair[0].ids[:start],
-        "chosen_ids": pair[0].ids[start:],
-        "rejected_ids": pair[1].ids[start:],
-    }
 
 
 def _reference(two) -> dict:

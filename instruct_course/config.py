@@ -71,6 +71,9 @@ class TuneConfig:
     reward: str | None = objective_options.reward()
     group_size: int | None = objective_options.group_size()
     sampling_temperature: float | None = objective_options.sampling_temperature()
+    max_completion_length: int | None = objective_options.max_completion_length()
+    num_iterations: int | None = objective_options.num_iterations()
+    clip: float | None = objective_options.clip()
     out: str | None = option("the run directory to write; default: a new one under runs/", None)
     resume: bool = option(
         "go on with the unfinished run of --out (or the newest under runs/), bitwise as if "

@@ -52,7 +52,8 @@ class Rows:
     Attributes:
         train, held: the training rows, and the held-out rows by split, as data sets.
         source: what they are called in messages.
-        held_pairs: held-out preference pairs; None where the rows have single answers.
+        held_pairs: held-out preference pairs; None where the rows are none.
+        held_prompts: held-out verifiable prompts; None where the rows are none.
         encoded: the training rows as ids and labels, once the template is known; of pairs
             (chosen, rejected).
         encoded_pairs: the held-out pairs likewise.
@@ -62,6 +63,7 @@ class Rows:
     held: dict[str, object]
     source: str
     held_pairs: object = None
+    held_prompts: object = None
     encoded: list = field(default_factory=list)
     encoded_pairs: list[tuple[Encoded, Encoded]] = field(default_factory=list)
 
@@ -102,11 +104,13 @@ class Judged:
         answers: what it said, and what the expected responses cost it.
         best_prompt: the scores of a base with prompts of its own kind, where they were taken.
         pairs: the log-probabilities of the held-out pairs' answers in nats, chosen and rejected.
+        instructions: what it said to held-out verifiable prompts.
     """
 
     answers: Answers
     best_prompt: dict | None = None
     pairs: list[list[float]] = field(default_factory=list)
+    instructions: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -131,6 +135,11 @@ class Job:
     def folder(self) -> Path:
         """What the run directory will be."""
         return self.partial.folder / "run"
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens per answer at most."""
+        return self.config.max_completion_length or self.budget.new_tokens
 
     @property
     def start(self) -> Path | None:
@@ -251,6 +260,28 @@ def _check_objective(config: TuneConfig) -> None:
                     f"{flag(name)}: preference pairs are read without it; leave it out with "
                     f"--objective {config.objective}"
                 )
+    if config.reward == "instructions":
+        _check_instructions(config)
+
+
+def _check_instructions(config: TuneConfig) -> None:
+    """Refuse what makes no sense with verifiable instructions, by the first option's name."""
+    for name in ("columns", "json_output", "response_marker", "truncate_response"):
+        if getattr(config, name):
+            raise InputError(
+                f"{flag(name)}: verifiable instructions are read without it; leave it out with "
+                "--reward instructions"
+            )
+    if config.eval_steps:
+        raise InputError(
+            "--eval-steps: it validates by the loss of expected outputs, and --reward "
+            "instructions has none; leave it out"
+        )
+    if config.data is None and not config.resume:
+        raise InputError(
+            "--reward instructions: it needs --data with prompts to train on; the built-in ones "
+            "are kept to judge by (eval --ifeval builtin)"
+        )
 
 
 TAKEN_OVER = (

@@ -3,13 +3,14 @@
 By hand: no notebook exports it.
 """
 
+from instruct_course import verifiable_rows
 from instruct_course.common.files import sha256
 from instruct_course.data import dataset
 from instruct_course.data import template as templates
 from instruct_course.data.example import Example
 from instruct_course.evaluate.metrics import rouge_l
 from instruct_course.job import Job, Rows, Student
-from instruct_course.objectives.grpo import exact_reward
+from instruct_course.objectives.grpo import exact_reward, instruction_reward
 from instruct_course.objectives.paired import Contrastive
 from instruct_course.objectives.policy import GRPO
 from instruct_course.objectives.preference import DPO, IPO, KTO, mismatched
@@ -24,7 +25,11 @@ def rouge_reward(example: Example, text: str) -> float:
     return rouge_l(text, example.output)
 
 
-REWARDS = {"exact": exact_reward, "rouge": rouge_reward}  # by the names of --reward
+REWARDS = {
+    "exact": exact_reward,
+    "rouge": rouge_reward,
+    "instructions": instruction_reward,
+}  # by the names of --reward
 
 
 def create(job: Job, student: Student, rows: Rows) -> Objective:
@@ -46,17 +51,7 @@ def create(job: Job, student: Student, rows: Rows) -> Objective:
             temperature=config.contrastive_temperature,
         )
     if config.objective == "grpo":
-        return GRPO(
-            student.model,
-            student.base.tokenizer,
-            student.template,
-            [dataset.example(row) for row in rows.train],
-            reward=REWARDS[config.reward],
-            beta=config.beta,
-            group_size=config.group_size,
-            temperature=config.sampling_temperature,
-            max_new_tokens=job.budget.new_tokens,
-        )
+        return _grpo(job, student, rows)
     reference = _reference(job, student, rows.encoded, "reference")
     if config.objective == "kto":
         others = mismatched(rows.encoded)
@@ -68,6 +63,28 @@ def create(job: Job, student: Student, rows: Rows) -> Objective:
             mismatched_reference=_reference(job, student, pairs, "reference_mismatched")[:, 0],
         )
     return {"dpo": DPO, "ipo": IPO}[config.objective](reference, beta=config.beta)
+
+
+def _grpo(job: Job, student: Student, rows: Rows) -> GRPO:
+    """The objective that rewards sampled answers."""
+    config = job.config
+    prompts = None
+    if rows.held_prompts is not None:
+        prompts = [verifiable_rows.prompt(row) for row in rows.train]
+    return GRPO(
+        student.model,
+        student.base.tokenizer,
+        student.template,
+        [dataset.example(row) for row in rows.train],
+        reward=REWARDS[config.reward],
+        asked=prompts,
+        beta=config.beta,
+        group_size=config.group_size,
+        temperature=config.sampling_temperature,
+        max_new_tokens=job.new_tokens,
+        num_iterations=config.num_iterations or 1,  # unfinished runs of earlier versions have None
+        clip=config.clip or 0.2,
+    )
 
 
 def _reference(job: Job, student: Student, pairs: list, name: str):

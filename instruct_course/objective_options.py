@@ -12,7 +12,10 @@ __all__ = [
     "contrastive_weight",
     "group_size",
     "objective",
+    "clip",
+    "num_iterations",
     "reward",
+    "max_completion_length",
     "sampling_temperature",
     "slower",
     "start_from",
@@ -24,6 +27,9 @@ _GROUPS = {
     "reward": "exact",
     "group_size": 8,
     "sampling_temperature": 1.0,
+    "max_completion_length": None,
+    "num_iterations": 1,
+    "clip": 0.2,
 }
 BY_OBJECTIVE = {
     "sft": {},
@@ -91,15 +97,46 @@ def reward():
     """The option that says what a sampled answer is rewarded for."""
     return option(
         "grpo: exact gives 1 for the expected output and else 0, rouge the overlap with it from 0 "
-        "to 1; default: exact",
+        "to 1, instructions the share of a row's verifiable instructions that the answer follows "
+        "(rows as eval --ifeval reads them); default: exact",
         None,
-        choices=("exact", "rouge"),
+        choices=("exact", "rouge", "instructions"),
     )
 
 
 def group_size():
     """The option for the sampled answers per prompt."""
     return option("grpo: answers sampled per prompt; default: 8", None, at_least=2, at_most=256)
+
+
+def num_iterations():
+    """The option for the steps on one set of samples."""
+    return option(
+        "grpo: steps that are taken on each set of sampled answers; default: 1",
+        None,
+        at_least=1,
+        at_most=64,
+    )
+
+
+def clip():
+    """The option for the range in which a ratio counts."""
+    return option(
+        "grpo: with --num-iterations above 1, how far a token's probability may move from what it "
+        "was when it was drawn, as a ratio (TRL's epsilon); default: 0.2",
+        None,
+        above=0,
+        below=1,
+    )
+
+
+def max_completion_length():
+    """The option for the length of sampled answers."""
+    return option(
+        "grpo: tokens per sampled answer at most; default: 40 below 20 million parameters, else 96",
+        None,
+        at_least=1,
+    )
 
 
 def sampling_temperature():

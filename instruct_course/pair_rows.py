@@ -3,22 +3,26 @@
 By hand: no notebook exports it.
 """
 
+import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from instruct_course.common.errors import InputError
+from instruct_course.common.files import write_lines
 from instruct_course.data import dataset
 from instruct_course.data import template as templates
 from instruct_course.data.encoded_pairs import encode_pair_rows
-from instruct_course.data.pairs import builtin_pairs, load_pairs, split_pairs
+from instruct_course.data.pairs import builtin_pairs, load_pairs, pair, split_pairs
 from instruct_course.data.source import parse_sources
 from instruct_course.data.weights import weighted
 from instruct_course.job import Job, Rows, Student
 from instruct_course.objectives.pair_scores import score_pairs
 from instruct_course.train.logprobs import pair_logprobs
 
-__all__ = ["encode", "judge", "read", "scores"]
+__all__ = ["encode", "judge", "read", "save", "scores"]
 
 
 def read(job: Job, splits: Sequence[str]) -> Rows:
@@ -110,3 +114,41 @@ def scores(
     likelier = {"before": before, "after": after}
     shares = {when: score_pairs(pairs, kinds)["accuracy"] for when, pairs in likelier.items()}
     return score_pairs(gains, kinds) | {"likelier": shares}
+
+
+def save(path: Path, rows) -> None:
+    """Write pairs that `load_pairs` reads back as they were; whole or not at all.
+
+    Args:
+        path: the .jsonl file.
+        rows: pairs as `load_pairs` gives them.
+    """
+    pairs = [pair(row) for row in rows]
+    sides = [_as_rows([getattr(two, side) for two in pairs]) for side in ("chosen", "rejected")]
+    kinds = [{"kind": two.kind} if two.kind else {} for two in pairs]
+    write_lines(path, (_joined(*both) | kind for *both, kind in zip(*sides, kinds)))
+
+
+def _as_rows(examples: list) -> list[dict]:
+    """Examples as the objects that `dataset.save` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.jsonl"
+        dataset.save(file, examples)
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _joined(chosen: dict, rejected: dict) -> dict:
+    """Two rows that differ in their answer as one; with turns both sides are conversations."""
+    both = [chosen, rejected]
+    if not any("messages" in row for row in both):
+        answers = [row.pop("output") for row in both]
+        return chosen | dict(zip(("chosen", "rejected"), answers))
+    (asked,) = [row["messages"][:-1] for row in both if "messages" in row][:1]
+    rest = {name: value for name, value in chosen.items() if name not in PLAIN}
+    for name, row in (("chosen", chosen), ("rejected", rejected)):
+        said = {"role": "assistant", "content": row.get("output", "")}
+        rest[name] = row.get("messages", [*asked, said])
+    return rest
+
+
+PLAIN = ("messages", "instruction", "output", "system")  # what conversations hold themselves

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 
-from instruct_course import objective, pair_rows
-from instruct_course.common.files import write_json, write_lines
+from instruct_course import objective, pair_rows, verifiable_rows
+from instruct_course.common.files import write_lines
 from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
 from instruct_course.config import TuneConfig
@@ -17,12 +17,12 @@ from instruct_course.data.rows import train_and_held_out
 from instruct_course.data.template import Template
 from instruct_course.data.walk import Source
 from instruct_course.defaults import choose_template, planned_shape
-from instruct_course.evaluate.answers import Answers, best_prompt, predict, subsample
 from instruct_course.evaluate.validation import Validation
-from instruct_course.job import Job, Judged, Rows, Student, parse_noise, prepare
+from instruct_course.job import Job, Rows, Student, parse_noise, prepare
+from instruct_course.judging import judge_base, judge_tuned
 from instruct_course.model import lora
 from instruct_course.model.load import Base, load_base
-from instruct_course.objective_options import PAIRS, UNITS
+from instruct_course.objective_options import PAIRS, UNITS, slower
 from instruct_course.objectives.paired import check_states
 from instruct_course.record import save, without_paths
 from instruct_course.run import Run, fit_vocabulary
@@ -64,6 +64,7 @@ def tune(
     job = prepare(config or TuneConfig(**options), quiet, on_step)
     uploads = job.is_first and may_upload(job.config)
     with job.finished_or_discarded():
+        _hint(job)
         rows = read_rows(job)
         student = load(job, rows)
         before = judge_base(job, student, rows)
@@ -77,11 +78,23 @@ def tune(
     return run
 
 
+def _hint(job: Job) -> None:
+    """Say where an objective starts from a base that it can hardly improve."""
+    config = job.config
+    if slower(config.objective) and not job.start:
+        job.progress.say(
+            f"hint: {config.objective} moves a model away from where it stands; tune on single "
+            "answers first, and use --start-from with that run"
+        )
+
+
 def read_rows(job: Job) -> Rows:
     """The training and the held-out rows. Raises InputError."""
     config = job.config
     if config.objective in PAIRS:
         return pair_rows.read(job, SPLITS)
+    if config.reward == "instructions":
+        return verifiable_rows.read(job, SPLITS)
     if config.data is None:
         rows = dataset.builtin("train")
         if config.limit:
@@ -119,16 +132,21 @@ def load(job: Job, rows: Rows) -> Student:
     embedding = base.model.get_input_embeddings().weight
     token_ids = templates.prepare(template, base.tokenizer, embedding)
     fit_vocabulary(base.model, base.tokenizer)
-    _encode(job, rows, base, template)
-    _audit(job, rows, base, template)
     student = Student(base, template, token_ids, base.model)
+    _encode(job, rows, student)
+    _audit(job, rows, base, template)
     if job.start:
         student.model = lora.load(base, job.start / "adapter", template=template, trainable=True)
     return student
 
 
-def _encode(job: Job, rows: Rows, base: Base, template: Template) -> None:
+def _encode(job: Job, rows: Rows, student: Student) -> None:
     """Fill `rows.encoded`, and leave out the rows that do not fit. Raises InputError."""
+    base = student.base
+    template = student.template
+    if rows.held_prompts is not None:
+        _reject(job, verifiable_rows.encode(job, rows, student))
+        return
     if rows.held_pairs is not None:
         _reject(job, pair_rows.encode(job, rows, base.tokenizer, template))
         return
@@ -163,7 +181,7 @@ def _reject(job: Job, bad: list[dict]) -> None:
 def _audit(job: Job, rows: Rows, base: Base, template: Template) -> None:
     """Say in one line what a quick audit finds in rows of one's own."""
     config = job.config
-    if config.data is None or not job.is_first:
+    if config.data is None or rows.held_prompts is not None or not job.is_first:
         return
     report = audit.audit(
         [Source(rows.train, rows.source)],
@@ -176,48 +194,6 @@ def _audit(job: Job, rows: Rows, base: Base, template: Template) -> None:
     )
     more = "; instruct-course audit shows them" if report["findings"] else ""
     job.progress.say(audit.summary_line(report) + more)
-
-
-def _judge(job: Job, student: Student, rows: Rows, what: str, most: int | None) -> Answers:
-    """What the student says to the held-out rows, and what their responses cost it."""
-    return predict(
-        student.model,
-        student.base.tokenizer,
-        student.template,
-        rows.examples,
-        most=most,
-        max_length=job.config.max_length,
-        max_new_tokens=job.budget.new_tokens,
-        batch_size=job.budget.batch_size,
-        batch_tokens=max(job.config.batch_tokens, 2048),
-        what=what,
-        progress=job.progress,
-    )
-
-
-def judge_base(job: Job, student: Student, rows: Rows) -> Judged | None:
-    """How the base does, or the run that was started from; what an earlier start found is kept."""
-    if not job.is_first:
-        return None
-    if kept := job.partial.read("before.json"):
-        answers = Answers.parse(kept, rows.examples)
-        return Judged(answers, kept["best_prompt"], kept.get("pairs", []))
-    name = "start" if job.start else "base"
-    answers = _judge(job, student, rows, name, job.budget.answers_before)
-    pairs = pair_rows.judge(job, student, rows, name) if rows.encoded_pairs else []
-    prompted = None
-    if job.budget.prompted and not job.start:
-        prompted = best_prompt(
-            student.model,
-            student.base.tokenizer,
-            subsample(answers.asked, job.budget.prompted),
-            rows.first_train(4000),
-            max_new_tokens=min(job.budget.new_tokens, 48),
-            progress=job.progress,
-        )
-    kept = answers.facts() | {"best_prompt": prompted, "pairs": pairs}
-    write_json(job.partial.folder / "before.json", kept)
-    return Judged(answers, prompted, pairs)
 
 
 def attach(job: Job, student: Student) -> None:
@@ -369,17 +345,3 @@ def _keep_adapter(
     templates.save(student.template, folder / "template.json")
     write_lines(folder / "metrics.jsonl", ({"version": 1, **record} for record in history))
     curves(history, folder / "curves.png", unit)
-
-
-def judge_tuned(job: Job, student: Student, rows: Rows, history: list[dict]) -> Judged | None:
-    """How the tuned model does; None where Ctrl-C came, or in other processes than the first."""
-    if not job.is_first:
-        return None
-    stopped = history[-1].get("interrupted")
-    most = job.budget.answers_if_stopped if stopped else job.budget.answers_after
-    try:
-        answers = _judge(job, student, rows, "tuned", most)
-        pairs = pair_rows.judge(job, student, rows, "tuned") if rows.encoded_pairs else []
-        return Judged(answers, pairs=pairs)
-    except KeyboardInterrupt:
-        return None

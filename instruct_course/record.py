@@ -7,13 +7,13 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from instruct_course import pair_rows
+from instruct_course import pair_rows, verifiable_rows
 from instruct_course.common.files import write_json
 from instruct_course.common.options import write_yaml
 from instruct_course.config import TuneConfig
 from instruct_course.data import dataset
 from instruct_course.data.pairs import pairs_fingerprint
-from instruct_course.evaluate import metrics
+from instruct_course.evaluate import ifeval, metrics
 from instruct_course.evaluate.answers import Answers, changes, copied, subsample
 from instruct_course.evaluate.contamination import contamination
 from instruct_course.job import NOT_REMADE, Job, Judged, Rows, Student
@@ -34,7 +34,9 @@ def save(job: Job, student: Student, rows: Rows, history: list[dict], before, af
     """Write the report, and how the run was made: run.yaml makes it again."""
     if not job.is_first:
         return
-    if job.config.data is not None:
+    if rows.held_prompts is not None:
+        verifiable_rows.save(job.folder / ifeval.HELD_OUT, rows)
+    elif job.config.data is not None:
         dataset.save(job.folder / "heldout.jsonl", rows.examples)
     job.report = _report(job, student, rows, history, before, after)
     write_json(job.folder / "report.json", job.report)
@@ -67,9 +69,10 @@ def _report(job: Job, student: Student, rows: Rows, history, before, after) -> d
         "after": tuned and tuned.scores(),
         "changes": tuned and changes(answers, tuned),
         "pairs": _pairs(rows, before, after),
+        "instructions": _instructions(job, rows, before, after),
         "contamination": copied(copies, examples, tuned),
         "majority_knowledge": majority,
-        "samples": _samples(answers, tuned),
+        "samples": _samples(job, rows, before, after),
         "steps": len(history),
         "best_step": job.report.get("best_step"),
         "train_rows": len(rows.encoded),
@@ -83,6 +86,14 @@ def _pairs(rows: Rows, before: Judged, after: Judged | None) -> dict | None:
     if not rows.encoded_pairs or not after:
         return None
     return pair_rows.scores(before.pairs, after.pairs, list(rows.held_pairs["kind"]))
+
+
+def _instructions(job: Job, rows: Rows, before: Judged, after: Judged | None) -> dict | None:
+    """How many held-out verifiable instructions are followed; None where none was answered."""
+    if rows.held_prompts is None or not after or not after.instructions:
+        return None
+    prompts = verifiable_rows.asked(job, rows)
+    return verifiable_rows.scores(before.instructions, after.instructions, prompts)
 
 
 def _dropped(rows: Rows) -> int:
@@ -101,8 +112,16 @@ def _warn_of_copies(job: Job, copies: list, n: int) -> None:
         )
 
 
-def _samples(before: Answers, after: Answers | None, most: int = 8) -> list[dict]:
+def _samples(job: Job, rows: Rows, before: Judged, after: Judged | None) -> list[dict]:
     """A few held-out rows with both models' answers."""
+    if rows.held_prompts is None:
+        return _answered(before.answers, after and after.answers)
+    said = (before.instructions, after.instructions if after else [])
+    return verifiable_rows.samples(*said, verifiable_rows.asked(job, rows))
+
+
+def _answered(before: Answers, after: Answers | None, most: int = 8) -> list[dict]:
+    """A few of the rows that both models answered."""
     said = dict(zip(after.asked, after.texts)) if after else {}
     pairs = [(ex, text) for ex, text in zip(before.asked, before.texts) if ex in said]
     return [
@@ -137,7 +156,9 @@ def made(job: Job, student: Student, rows: Rows) -> dict:
 
 
 def fingerprint(rows: Rows) -> str:
-    """The sha256 of the training rows, or pairs."""
+    """The sha256 of the training rows, pairs or prompts."""
+    if rows.held_prompts is not None:
+        return verifiable_rows.fingerprint(rows.train)
     of = dataset.fingerprint if rows.held_pairs is None else pairs_fingerprint
     return of(rows.train)
 

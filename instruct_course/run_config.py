@@ -26,7 +26,11 @@ class EvalConfig:
     training: str | None = option(
         "the rows that it learnt from, to find copies of them among those it is judged by", None
     )
-    ifeval: str | None = option("verifiable instructions as well: 'builtin' or a .jsonl file", None)
+    ifeval: str | None = option(
+        "verifiable instructions as well: 'builtin' or a .jsonl file; default: those that the run "
+        "held out, if it was rewarded for such",
+        None,
+    )
     judge: str | None = option(
         "address of an OpenAI-compatible judge that compares the answers, "
         "such as http://127.0.0.1:8000/v1",

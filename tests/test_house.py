@@ -163,6 +163,8 @@ LEVELS = (
     "preflight",
     "job",
     "pair_rows",
+    "verifiable_rows",
+    "judging",
     "objective",
     "record",
     "upload",

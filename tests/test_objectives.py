@@ -11,7 +11,7 @@ from instruct_course import generate, pair_rows
 from instruct_course.common.files import ASSETS
 from instruct_course.data import dataset
 from instruct_course.data.example import Example
-from instruct_course.data.pairs import builtin_pairs
+from instruct_course.data.pairs import builtin_pairs, load_pairs, pair
 from instruct_course.deploy.merged import open_merged
 from instruct_course.run import open_run
 
@@ -150,6 +150,44 @@ def test_the_other_objectives_learn_from_the_base(objective, pairs, tmp_path, co
     assert pairs_report["chosen"]["mean"] > pairs_report["rejected"]["mean"]
     assert pairs_report["accuracy"]["value"] > 0.6
     assert report["start_from"] is None
+
+
+def test_an_objective_that_starts_from_the_base_says_a_hint(pairs, start, tmp_path, capsys):
+    options = OPTIONS | {"objective": "dpo", "max_steps": 1, "eval_rows": 0, "quiet": False}
+    for number, more in enumerate(({}, {"start_from": str(start.path)})):
+        out = str(tmp_path / f"run{number}")
+        instruct_course.tune(data=str(pairs), out=out, **options, **more)
+        said = capsys.readouterr().err
+        assert ("use --start-from with that run" in said) == (number == 0)
+
+
+HELLO = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."}]
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+KINDS_OF_PAIRS = [
+    {"prompt": "Say yes.", "chosen": "yes", "rejected": "no", "kind": "wrong"},
+    {"instruction": "Add.", "input": "1 2", "system": "Be brief.", "chosen": "3", "rejected": "4"},
+    {
+        "prompt": [{"role": "system", "content": "Be brief."}, *HELLO, HELLO[0]],
+        "chosen": [HELLO[1]],
+        "rejected": [{"role": "assistant", "content": "Go."}],
+    },
+    {"instruction": "Add.", "input": "1 2", "history": HELLO, "chosen": "3", "rejected": "4"},
+    {
+        "prompt": HELLO[:1],
+        "tools": [{"type": "function", "function": {"name": "look", "parameters": {}}}],
+        "chosen": [{"role": "assistant", "content": "", "tool_calls": [CALL]}],
+        "rejected": [HELLO[1]],
+    },
+]
+
+
+def test_pairs_that_are_saved_come_back_as_they_were(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in KINDS_OF_PAIRS), encoding="utf-8")
+    pairs = load_pairs(file)
+    pair_rows.save(tmp_path / "saved.jsonl", pairs)
+    again = load_pairs(tmp_path / "saved.jsonl")
+    assert [pair(row) for row in again] == [pair(row) for row in pairs]
 
 
 # -- refusals

@@ -17,6 +17,7 @@ from instruct_course.evaluate.metrics import exact_match
 from instruct_course.objectives.best_of import kl_bound
 from instruct_course.objectives.pair_scores import mean_score
 from instruct_course.objectives.reward import pair_accuracy
+from instruct_course.reward.scoring import QuestionReader
 
 FILES = {
     "adapter",
@@ -27,6 +28,7 @@ FILES = {
     "metrics.jsonl",
     "curves.png",
     "report.json",
+    "heldout.jsonl",
 }
 SETTINGS = {"holdout": "0.2", "max_steps": 5, "noise": "neftune:5", "save_steps": 2, "seed": 3}
 
@@ -98,14 +100,13 @@ def test_a_run_directory_is_whole_and_follows_its_schemas(judge):
 
 
 def test_the_report_says_what_scoring_the_held_out_pairs_says(judge, pairs, tmp_path):
-    """The held-out pairs are written to a file and scored from there."""
-    from instruct_course.data.pairs import load_pairs, split_pairs
+    """The held-out pairs lie beside the run, and are scored from there."""
+    from instruct_course.data.pairs import load_pairs, pairs_fingerprint, split_pairs
 
     _, held = split_pairs(load_pairs(str(pairs)), "0.2", seed=SETTINGS["seed"])
-    source = lines(pairs)
-    made = "".join(json.dumps(source[row - 1]) + "\n" for row in held["row"])
     path = tmp_path / "held.jsonl"
-    path.write_text(made, encoding="utf-8")
+    path.write_bytes((judge.path / "heldout.jsonl").read_bytes())
+    assert pairs_fingerprint(load_pairs(path)) == pairs_fingerprint(held)
     summary = reward.score(run=str(judge.path), data=str(path), quiet=True)
     report = judge.report["held_out"]
     assert summary["n"] == report["n"] == len(held) and summary["kind"] == "pairs"
@@ -330,6 +331,33 @@ def test_questions_without_outputs_have_no_exact_match(tuned, judge, tmp_path, c
     assert summary["reward"]["mean"] == 0 and len(summary["curve"]) == 1
     (line,) = lines(tmp_path / "asked.best.jsonl")
     assert line["expected"] == "" and line["instruction"] == "Count the words."
+
+
+CHAT = [{"role": "user", "content": "Count the words."}]
+SAID = {"role": "assistant", "content": "Three."}
+
+
+def test_a_chat_that_ends_with_a_question_is_answered(tuned, judge, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    sharegpt = [{"from": "human", "value": "Count the words."}]
+    rows = [{"messages": CHAT}, {"prompt": CHAT}, {"conversations": sharegpt}]
+    rows.append({"messages": [*CHAT, SAID]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = {"run": str(tuned.path), "reward": str(judge.path), "n": 2, "max_tokens": 6}
+    reward.best(data=str(path), quiet=True, **options)
+    found = lines(tmp_path / "chats.best.jsonl")
+    assert [line["instruction"] for line in found] == ["Count the words."] * 4
+    assert [line["expected"] for line in found] == ["", "", "", "Three."]
+    assert {answer["reason"] for line in found for answer in line["answers"]} <= {"end", "length"}
+
+
+def test_the_last_turn_of_the_user_is_the_question():
+    turns = [{"role": "system", "content": "Be brief."}, *CHAT, SAID, *CHAT]
+    made = QuestionReader().parse({"messages": turns})
+    assert (made.instruction, made.output, made.system) == ("Count the words.", "", "Be brief.")
+    assert [turn.content for turn in made.history] == ["Count the words.", "Three."]
+    answered = QuestionReader().parse({"messages": [*turns, SAID]})
+    assert answered.output == "Three." and len(answered.history) == 2
 
 
 # -- refusals

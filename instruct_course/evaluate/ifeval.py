@@ -3,6 +3,7 @@
 # %% auto #0
 __all__ = [
     "COUNTS",
+    "HELD_OUT",
     "VerifiablePrompt",
     "validate",
     "parse",
@@ -25,6 +26,7 @@ from ..common.errors import InputError
 from ..common.files import ASSETS
 from ..data.example import Example
 from .checkers import CHECKS
+from .instruction_ids import own_form
 from .intervals import interval
 
 
@@ -53,6 +55,7 @@ class VerifiablePrompt:
 
 # %% ../../nbs/workshop/10_ifeval.ipynb #valid
 COUNTS = ("at_least", "at_most", "exactly")
+HELD_OUT = "heldout_instructions.jsonl"  # the prompts that a run keeps to be judged by
 
 
 def _expected(value, kind) -> str:
@@ -129,7 +132,8 @@ def parse(row) -> VerifiablePrompt:
     """One row of a file.
 
     Args:
-        row: an object with instruction, lang, checks, and perhaps input and answer.
+        row: an object with instruction, lang, checks, and perhaps input and answer; or one of
+            IFEval, as `own_form` reads it.
 
     Raises:
         ValueError: it names the field that is wrong.
@@ -138,6 +142,8 @@ def parse(row) -> VerifiablePrompt:
         raise ValueError(
             'it is not an object with fields; write {"instruction": …, "lang": …, "checks": […]}'
         )
+    if "prompt" in row or "instruction_id_list" in row:
+        row = own_form(row)
     row = {"input": "", "answer": ""} | row
     for name in ("instruction", "input", "answer"):
         value = row.get(name)

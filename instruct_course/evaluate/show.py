@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from instruct_course.common.plots import chinese_plots
+from instruct_course.evaluate.instructions_table import instructions_table
 from instruct_course.evaluate.pairwise import summary
 
 __all__ = ["draw", "describe_evaluation", "describe_run", "print_evaluation", "print_run"]
@@ -24,12 +25,8 @@ def print_run(run, console: Console | None = None) -> None:
     console = console or Console()
     for part in describe_run(run.report):
         console.print(part, highlight=False)
-    console.print(
-        f"Talk to it:  instruct-course chat --run {run.path}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    talk = f"Talk to it:  instruct-course chat --run {run.path}"
+    console.print(talk, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_evaluation(report: dict, folder: Path, console: Console | None = None) -> None:
@@ -65,6 +62,11 @@ def describe_run(report: dict) -> list:
         "In brackets: 95 % intervals. "
         + _change(report["changes"], f"Tuned minus {_start(report)}"),
         *([_run_pairs(report["pairs"])] if report.get("pairs") else []),
+        *(
+            [instructions_table(report["instructions"], _start(report))]
+            if report.get("instructions")
+            else []
+        ),
         *([_run_answers(report["samples"])] if report["samples"] else []),
         f"{seconds['all']:.0f} seconds in all, {seconds['training']:.0f} of them training.",
     ]
@@ -75,8 +77,9 @@ def _run_scores(report: dict) -> Table:
     before, after = report["before"], report["after"]
     n = str(after["n"])
     start = _start(report)
+    rows = "a few built-in rows" if report.get("instructions") else "rows that were held out"
     table = _table(
-        f"{report['model']}: {start} and tuned, on rows that were held out",
+        f"{report['model']}: {start} and tuned, on {rows}",
         [start, "tuned", "n"],
     )
     table.add_row(

@@ -75,12 +75,14 @@ class Groups:
         answers: P · G rows, the groups one after the other; the labels are those of the answer's
             tokens and of its end token, if that came.
         texts: P · G answers as texts, without white space around them.
+        reasons: why each answer ended: "end" after an end token, else "length".
     """
 
     size: int
     prompts: list[list[int]]
     answers: list[Encoded]
     texts: list[str]
+    reasons: list[str]
 
 
 def _drawn_ids(completion: Completion, ends: Sequence[int]) -> list[int]:
@@ -106,6 +108,7 @@ def sample_groups(
     temperature: float = 1.0,
     seed: int = 0,
     batch_size: int = 128,
+    progress: Callable[[int], None] | None = None,
 ) -> Groups:
     """Draw a group of answers for each example.
 
@@ -114,22 +117,23 @@ def sample_groups(
         tokenizer: of the model.
         template: the one of the training. Too long an input loses its end.
         examples: P rows; their outputs are not looked at.
-        size: answers per example, at least 2.
+        size: answers per example; to compare them, at least 2.
         max_new_tokens: of an answer, with its end token.
         temperature: above 0; at 1 the answers come from the very policy whose log-probabilities
             the loss takes.
         seed: the same one draws the same answers, whatever other examples there are.
         batch_size: answers at once.
+        progress: called with the number of answers that are drawn.
 
     Returns:
         The answers, without gradients.
 
     Raises:
-        InputError: a group of fewer than 2, a temperature that draws nothing, a prompt that is too
-            long, or limits out of range.
+        InputError: a group of none, a temperature that draws nothing, a prompt that is too long, or
+            limits out of range.
     """
-    if not (isinstance(size, int) and size >= 2):
-        raise InputError(f"a group of {size}: it must have at least 2 answers to compare")
+    if not (isinstance(size, int) and size >= 1):
+        raise InputError(f"a group of {size}: draw at least 1 answer, or 2 to compare them")
     if not temperature > 0:
         raise InputError(
             f"temperature {temperature}: all answers of a group would be the same; give one above 0"
@@ -147,6 +151,7 @@ def sample_groups(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         sampling=Sampling(temperature=temperature, seed=seed),
+        progress=progress,
     )
     drawn = [_drawn_ids(c, ends) for c in completions]
     spoken = [ids[:-1] if ids[-1] in ends else ids for ids in drawn]
@@ -156,6 +161,7 @@ def sample_groups(
         prompts,
         [_answer_row(ids, new) for ids, new in zip(repeated, drawn)],
         [without_opening(template, tokenizer, text).strip() for text in texts],
+        ["end" if ids[-1] in ends else "length" for ids in drawn],
     )
 
 

@@ -16,12 +16,12 @@ from instruct_course.data.example import Example
 from instruct_course.evaluate.intervals import difference
 from instruct_course.evaluate.metrics import exact_match
 from instruct_course.objectives.best_of import best_of, kl_bound, sizes
+from instruct_course.objectives.grpo import sample_groups
 from instruct_course.objectives.pair_scores import mean_score
 from instruct_course.objectives.reward_model import open_reward_model
 from instruct_course.reward.scoring import new_file, read_answers
 from instruct_course.reward_config import RewardBestConfig
 from instruct_course.run import Run, open_run
-from instruct_course.sampling import Sampling
 
 __all__ = ["best"]
 
@@ -90,25 +90,26 @@ def sample(tuned: Run, config: RewardBestConfig, progress: Progress) -> Sampled:
     new_tokens = config.max_tokens or _answer_tokens(tokenizer, examples)
     limit = generate.context(model)
     room = limit and limit - new_tokens
-    prompts = [_prompt(row, template, tokenizer, ex, room) for row, ex in zip(read.rows, examples)]
-    total = len(prompts) * config.n
-    done = generate.complete(
+    for row, ex in zip(read.rows, examples):
+        _check_fits(row, template, tokenizer, ex, room)
+    total = len(examples) * config.n
+    groups = sample_groups(
         model,
         tokenizer,
-        [ids for ids in prompts for _ in range(config.n)],
-        stop_ids=templates.stop_ids(template, tokenizer),
+        template,
+        examples,
+        size=config.n,
         max_new_tokens=new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
         batch_size=config.batch_size,
-        sampling=Sampling(temperature=config.temperature, seed=config.seed),
         progress=lambda n: progress("samples", n, total),
     )
-    texts = [templates.without_opening(template, tokenizer, c.text).strip() for c in done]
-    reasons = [completion.reason for completion in done]
     return Sampled(
         rows=read.rows,
         examples=examples,
-        texts=_groups(texts, config.n),
-        reasons=_groups(reasons, config.n),
+        texts=_groups(groups.texts, config.n),
+        reasons=_groups(groups.reasons, config.n),
         left_out=read.left_out,
     )
 
@@ -118,10 +119,10 @@ def _groups(items: list[str], n: int) -> list[list[str]]:
     return [items[start : start + n] for start in range(0, len(items), n)]
 
 
-def _prompt(row: dict, template, tokenizer, ex: Example, room: int | None) -> list[int]:
-    """The ids of a question; InputError by file and row where it does not fit."""
+def _check_fits(row: dict, template, tokenizer, ex: Example, room: int | None) -> None:
+    """Raise InputError by file and row where a question does not fit."""
     try:
-        return templates.prompt(template, tokenizer, ex, max_length=room)
+        templates.prompt(template, tokenizer, ex, max_length=room)
     except InputError as error:
         raise InputError(f"{row['file']}, row {row['row']}: {error}") from None
 

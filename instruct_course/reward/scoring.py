@@ -18,6 +18,7 @@ from instruct_course.data.example import Example
 from instruct_course.data.fields import Row, from_json
 from instruct_course.data.formats import Reader
 from instruct_course.data.source import parse_source, parse_sources, raw_rows
+from instruct_course.data.turns import is_turns
 from instruct_course.objectives.pair_scores import mean_score, score_pairs
 from instruct_course.objectives.reward_model import RewardModel, open_reward_model
 from instruct_course.reward_config import RewardScoreConfig
@@ -96,6 +97,19 @@ def _hush(text: str) -> None:
     """Say nothing: the second reading of the file says it."""
 
 
+def _open_chat(row: dict, fields: Row) -> tuple[str, list] | None:
+    """(column, turns) of a conversation whose next turn is the answer; None where there is none."""
+    if fields.filled("output"):
+        return None
+    for name in fields.candidates("messages"):
+        turns = from_json(row[name])
+        if isinstance(turns, list) and is_turns(turns):
+            last = turns[-1].get("role", turns[-1].get("from"))
+            if last in ("user", "human", "tool"):
+                return name, turns
+    return None
+
+
 @dataclass(frozen=True)
 class Answers:
     """The rows of a file.
@@ -115,8 +129,15 @@ class QuestionReader(Reader):
     """A reader of rows that may lack an output, for `dataset.load`."""
 
     def parse(self, row) -> Example:
-        """The row as an example, its output empty where it has none; ValueError as `Reader`."""
+        """The row as an example, its output empty where it has none; ValueError as `Reader`.
+
+        A conversation that ends with a turn of the user, or with a tool's result, is a question.
+        """
         fields = Row(row, self.columns) if isinstance(row, dict) else None
+        if fields and (chat := _open_chat(row, fields)):
+            name, turns = chat
+            turns = [*turns, {"role": "assistant", "content": "?"}]
+            return replace(super().parse(row | {name: turns}), output="")
         if not fields or not fields.filled("instruction"):
             return super().parse(row)
         if any(fields.filled(name) for name in ("output", "messages", "text")):

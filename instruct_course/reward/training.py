@@ -30,8 +30,8 @@ def train(
     """Train a reward model on pairs of answers: Bradley and Terry's loss, Eq. 11.3.
 
     Writes a run directory: adapter/, reward_head.safetensors, template.json, run.yaml, run.json,
-    metrics.jsonl, curves.png and report.json. It is whole or not there, and goes on with `resume`,
-    as that of `recipe.tune`.
+    metrics.jsonl, curves.png, report.json, and for pairs of one's own heldout.jsonl. It is whole
+    or not there, and goes on with `resume`, as that of `recipe.tune`.
 
     Args:
         config: what to do; or its fields as keywords.
@@ -116,6 +116,8 @@ def save(
             "all": time.perf_counter() - job.started,
         },
     }
+    if job.config.data is not None:
+        pair_rows.save(job.folder / "heldout.jsonl", rows.held_pairs)
     write_json(job.folder / "report.json", job.report)
     write_json(job.folder / "run.json", made(job, student, rows))
     shown = asdict(job.config) | without_paths(job.config)

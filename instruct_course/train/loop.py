@@ -313,10 +313,12 @@ def check_divisible(objective: Objective, config: TrainConfig, world_size: int) 
 
 
 def schedule_items(rows: Sequence, config: TrainConfig, objective: Objective) -> list[list[int]]:
-    """`schedule_batches` of the items of an objective."""
+    """`schedule_batches` of the items of an objective, each batch as often as it wants."""
     lengths = [objective.length(item) for item in rows]
     groups = prefix_groups([objective.rows(item)[0] for item in rows])
-    return schedule_batches(lengths, config, groups)
+    batches = schedule_batches(lengths, config, groups)
+    repeated = [batch for batch in batches for _ in range(objective.num_iterations)]
+    return repeated[: config.max_steps]
 
 
 def create_engine(

@@ -22,12 +22,14 @@ class Objective:
         name: as on the command line.
         metrics: names of the sums that `loss` returns behind the loss itself.
         divisible: micro-batches of a step give the gradient of the whole step.
+        num_iterations: steps in a row that are taken on the items of one batch.
         engine_type: the fast path that its batches need.
     """
 
     name = ""
     metrics: tuple[str, ...] = ()
     divisible = True
+    num_iterations = 1
     engine_type: type[Engine] = Engine
 
     def rows(self, item) -> tuple[Encoded, ...]:

@@ -1,11 +1,10 @@
 """GRPO: against TRL on the same numbers, by hand, gradients; rewards, and groups of answers."""
 
 import math
-from collections import defaultdict
-from types import SimpleNamespace
 
 import pytest
 import torch
+from trl_losses import grpo_loss
 
 from instruct_course.common.errors import InputError
 from instruct_course.data import template
@@ -14,12 +13,8 @@ from instruct_course.data.example import Example
 from instruct_course.evaluate.ifeval import VerifiablePrompt, read
 from instruct_course.generate import Completion, complete
 from instruct_course.model.load import load_base
-from instruct_course.model.quantize import bitsandbytes
 from instruct_course.objectives import grpo as objective
 from instruct_course.sampling import Sampling
-
-bitsandbytes()  # before PEFT, which trl imports: lesson 06 says why
-from trl import GRPOTrainer
 
 LENGTHS = [3, 5, 1, 4, 2, 5]  # tokens of six answers, two groups of three
 
@@ -36,52 +31,6 @@ def numbers(seed=0, spread=0.3):
     return policy, old, reference, objective.group_advantages(rewards).flatten(), rows
 
 
-def padded(values):
-    """(6, 5) with the tokens of each answer at the start of its row, and the mask of them."""
-    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    made = torch.zeros(mask.shape, dtype=values.dtype).masked_scatter(mask, values)
-    return made, mask.long()
-
-
-def trl_loss(policy, old, reference, advantages, *, clip=0.2, beta=0.04, loss_type="grpo"):
-    """(the loss of TRL's trainer on these log-probabilities, its metrics)."""
-    logprobs, mask = padded(policy)
-    accelerator = SimpleNamespace(
-        gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1
-    )
-    metrics = {"eval": defaultdict(list)}
-    me = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, torch.zeros(6, 5), None),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False),
-        model=SimpleNamespace(training=False),
-        accelerator=accelerator,
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=beta,
-        epsilon_low=clip,
-        epsilon_high=clip,
-        loss_type=loss_type,
-        max_completion_length=5,
-        use_vllm=False,
-        vllm_importance_sampling_correction=False,
-        _entropy_bonus_enabled=False,
-        _metrics=metrics,
-    )
-    inputs = {
-        "prompt_ids": torch.ones(6, 2, dtype=torch.int64),
-        "prompt_mask": torch.ones(6, 2, dtype=torch.int64),
-        "completion_ids": torch.ones_like(mask),
-        "completion_mask": mask,
-        "advantages": advantages,
-        "old_per_token_logps": padded(old)[0],
-        "ref_per_token_logps": padded(reference)[0],
-        "num_items_in_batch": mask.sum(),
-    }
-    return GRPOTrainer._compute_loss(me, None, inputs), metrics["eval"]
-
-
 # -- the loss against TRL's
 
 
@@ -91,7 +40,7 @@ def test_trls_loss_its_gradient_and_its_metrics(seed, clip, beta):
     policy, old, reference, advantages, rows = numbers(seed)
     policy.requires_grad_()
     ours = objective.grpo(policy, old, reference, advantages, rows, 6, clip=clip, beta=beta)
-    theirs, metrics = trl_loss(policy, old, reference, advantages, clip=clip, beta=beta)
+    theirs, metrics = grpo_loss(policy, old, reference, advantages, LENGTHS, clip=clip, beta=beta)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     gradients = [torch.autograd.grad(loss, policy)[0] for loss in (ours, theirs)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
@@ -114,7 +63,7 @@ def test_the_other_averages_are_made_of_the_same_terms():
         ("dr_grpo", -value.sum() / (6 * 5)),
         ("grpo", -objective.answer_means(value, rows, 6).mean()),
     ):
-        theirs, _ = trl_loss(policy, old, reference, advantages, loss_type=loss_type)
+        theirs, _ = grpo_loss(policy, old, reference, advantages, LENGTHS, loss_type=loss_type)
         torch.testing.assert_close(expected, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -371,7 +320,7 @@ def test_rewards_of_groups(nano):
 
 
 def test_groups_that_are_refused(nano):
-    with pytest.raises(InputError, match="a group of 1"):
-        drawn(nano, size=1)
+    with pytest.raises(InputError, match="a group of 0"):
+        drawn(nano, size=0)
     with pytest.raises(InputError, match="temperature 0"):
         drawn(nano, temperature=0)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_models import VOCAB, some_pairs, tiny_llama
 
+from benchmarks import trl_dpo
 from instruct_course.common.errors import InputError, OutOfMemory
-from instruct_course.data.template import IGNORE_INDEX, Encoded
+from instruct_course.data.template import Encoded
 from instruct_course.objectives import dpo as losses
 from instruct_course.objectives import paired
 from instruct_course.objectives.contrastive import info_nce
@@ -263,47 +264,14 @@ def test_another_objective_does_not_go_on(tmp_path):
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
 def test_the_losses_are_those_of_trls_trainer(loss_type, tmp_path):
     """Four steps on the same pairs, whole batches: ours within 1 % of TRL's DPOTrainer."""
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
-    from trl import DPOConfig, DPOTrainer
 
-    class Ready(DPOTrainer):
-        """Takes rows that are tokenized already."""
-
-        def _prepare_dataset(self, dataset, *args):
-            return dataset
-
-    def sides(pair):
-        start = next(i for i, x in enumerate(pair[0].labels) if x != IGNORE_INDEX)
-        return {
-            "prompt_ids": pair[0].ids[:start],
-            "chosen_ids": pair[0].ids[start:],
-            "rejected_ids": pair[1].ids[start:],
-        }
-
-    args = DPOConfig(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=len(PAIRS),
-        max_steps=4,
-        learning_rate=1e-2,
-        lr_scheduler_type="constant",
-        beta=0.5,
-        loss_type=loss_type,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        bf16=False,
-        disable_dropout=False,
-        save_strategy="no",
-        gradient_checkpointing=False,
-        max_length=None,
+    args = trl_dpo.settings(
+        tmp_path, per_step=len(PAIRS), steps=4, lr=1e-2, beta=0.5, loss_type=loss_type
     )
-    trainer = Ready(
-        model=tiny_llama(),
-        args=args,
-        train_dataset=Dataset.from_list([sides(pair) for pair in PAIRS]),
-        processing_class=_tokenizer(PreTrainedTokenizerFast),
-    )
+    rows = [trl_dpo.sides(pair) for pair in PAIRS]
+    tokenizer = _tokenizer(PreTrainedTokenizerFast)
+    trainer = trl_dpo.create_trainer(tiny_llama(), tokenizer, rows, args)
     trainer.train()
     theirs = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     goal = preference(DPO if loss_type == "sigmoid" else IPO)

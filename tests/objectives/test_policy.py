@@ -4,14 +4,19 @@ import math
 
 import pytest
 import torch
+from trl_losses import grpo_loss
 
 from instruct_course.common.errors import InputError
 from instruct_course.data import dataset, template
 from instruct_course.model import lora
 from instruct_course.model.load import load_base
 from instruct_course.objectives.grpo import exact_reward
-from instruct_course.objectives.policy import GRPO, StartingPoint
+from instruct_course.objectives.policy import GRPO, StartingPoint, logprobs_at
 from instruct_course.train import loop
+from instruct_course.train.logprobs import token_logprobs
+
+# isort: split
+from trl.trainer.utils import selective_log_softmax
 
 EXAMPLES = [dataset.example(row) for row in dataset.builtin("train").select(range(6))]
 CONFIG = loop.TrainConfig(epochs=1, lr=3e-4, batch_tokens=600, warmup=0.0)
@@ -32,7 +37,7 @@ def policy(**options):
     return model, base.tokenizer, article, rows
 
 
-def goal(model, tokenizer, article, *, reward=words_reward, beta=0.04, temperature=1.0):
+def goal(model, tokenizer, article, *, reward=words_reward, beta=0.04, temperature=1.0, **options):
     return GRPO(
         model,
         tokenizer,
@@ -43,6 +48,7 @@ def goal(model, tokenizer, article, *, reward=words_reward, beta=0.04, temperatu
         group_size=4,
         temperature=temperature,
         max_new_tokens=8,
+        **options,
     )
 
 
@@ -86,7 +92,7 @@ def test_the_gradient_is_that_of_the_policy_gradient():
     real = made.loss
 
     def loss(training, step, part):
-        seen["answers"] = dict(made.answers)
+        seen["groups"] = made.samples.groups
         found = real(training, step, part)
         return found
 
@@ -97,8 +103,8 @@ def test_the_gradient_is_that_of_the_policy_gradient():
     model.train()
     total = 0.0
     answers = 0
-    for group, marks in seen["answers"].values():
-        for row, advantage in zip(group, marks[1], strict=True):
+    for group in seen["groups"].values():
+        for row, advantage in zip(group.rows, group.advantages, strict=True):
             logits = model(torch.tensor([row.ids])).logits[0, :-1].float()
             labels = torch.tensor(row.labels[1:])
             nats = torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100)
@@ -184,3 +190,155 @@ def test_what_a_step_costs():
     assert made.weight(rows) == 24
     assert made.settings()["reward"] == "exact_reward"
     assert math.isclose(made.settings()["beta"], 0.04)
+
+
+def test_a_prompt_without_an_expected_answer_may_get_the_longest():
+    model, tokenizer, article, rows = policy()
+    made = goal(model, tokenizer, article)
+    alone = template.Encoded(rows[0].ids, [template.IGNORE_INDEX] * len(rows[0].ids))
+    assert made.length(alone) == made.length(rows[0]) + 4 * 8
+
+
+# -- several steps per set of answers, and a temperature
+
+
+SEVERAL = {"num_iterations": 3, "clip": 0.1, "temperature": 0.7}
+
+
+def logprobs_by_trl(model, groups, temperature):
+    """The log-probabilities of all answers' tokens, by transformers and TRL."""
+    found = []
+    for row in (row for group in groups for row in group.rows):
+        with torch.no_grad():
+            logits = model(torch.tensor([row.ids])).logits[:, :-1].float()
+        labels = torch.tensor([row.labels[1:]])
+        taken = selective_log_softmax(logits, labels.clamp(min=0), temperature=temperature)
+        found.append(taken[labels != template.IGNORE_INDEX])
+    return torch.cat(found)
+
+
+def watched(made):
+    """A list that gets, before each loss, what TRL would take it of."""
+    seen = []
+    real = made.loss
+
+    def loss(training, step, part):
+        groups = [made.samples.groups[int(i)] for i in part]
+        policy = logprobs_by_trl(training.model, groups, made.temperature)
+        with made.start.in_place():
+            reference = logprobs_by_trl(training.model, groups, made.temperature)
+        seen.append((groups, policy, reference))
+        return real(training, step, part)
+
+    made.loss = loss
+    return seen
+
+
+def test_several_steps_are_trls_on_the_same_numbers():
+    """A set of three steps, and the first one of the next: the loss of each by TRL, from log-probabilities that it takes."""
+    model, tokenizer, article, rows = policy()
+    made = goal(model, tokenizer, article, **SEVERAL)
+    seen = watched(made)
+    config = with_options(max_steps=4, lr=3e-3, epochs=4, batch_tokens=10_000)
+    history = loop.fit(model, rows, config, pad_id=0, objective=made)
+    assert len(history) == 4
+    for step, (groups, now, reference) in enumerate(seen):
+        old = seen[step - step % 3][1]
+        lengths = [
+            sum(x != template.IGNORE_INDEX for x in r.labels) for g in groups for r in g.rows
+        ]
+        advantages = torch.cat([group.advantages for group in groups])
+        theirs, metrics = grpo_loss(now, old, reference, advantages, lengths, clip=0.1)
+        assert history[step]["loss"] == pytest.approx(theirs.item(), abs=2e-3)
+        share = metrics["clip_ratio/region_mean"][0]
+        assert history[step]["clipped"] == pytest.approx(share, abs=2.5 / sum(lengths))
+        assert (history[step]["clipped"] == 0) == (step % 3 == 0)
+    texts = [[row.ids for group in groups for row in group.rows] for groups, *_ in seen]
+    assert texts[0] == texts[1] == texts[2] != texts[3]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_a_run_that_stops_inside_a_set_goes_on_to_the_same_bits(several, stop, tmp_path):
+    for until in (stop, 6):
+        model, tokenizer, article, rows = policy()
+        history = loop.fit(
+            model,
+            rows,
+            STEPS,
+            pad_id=0,
+            objective=goal(model, tokenizer, article, **SEVERAL),
+            checkpoints=loop.Checkpoints(tmp_path, every=1, say=lambda _: None),
+            on_step=lambda h, until=until: h["step"] == until,
+        )
+    assert [h["clipped"] for h in history] == [h["clipped"] for h in several[0]]
+    assert numbers(history) == numbers(several[0])
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    others = [p for p in several[1].parameters() if p.requires_grad]
+    assert all(map(torch.equal, trainable, others))
+
+
+def test_sets_that_no_checkpoint_needs_go(tmp_path):
+    """When the third set is drawn, the checkpoints are those of steps 3 and 4."""
+    model, tokenizer, article, rows = policy()
+    made = goal(model, tokenizer, article, num_iterations=2)
+    where = loop.Checkpoints(tmp_path, every=1, say=print)
+    config = with_options(max_steps=5, epochs=5)
+    loop.fit(model, rows, config, pad_id=0, objective=made, checkpoints=where)
+    kept = sorted(path.name for path in tmp_path.glob("answers-*"))
+    assert kept == ["answers-00000001-0.safetensors", "answers-00000002-0.safetensors"]
+
+
+STEPS = loop.TrainConfig(**CONFIG.__dict__ | {"max_steps": 6, "epochs": 6, "lr": 1e-3})
+
+
+@pytest.fixture(scope="module")
+def several():
+    return trained(STEPS, **SEVERAL)
+
+
+def test_answers_that_are_gone_are_said(tmp_path):
+    options = {"pad_id": 0, "checkpoints": loop.Checkpoints(tmp_path, every=1, say=print)}
+    for again in (False, True):
+        model, tokenizer, article, rows = policy()
+        made = goal(model, tokenizer, article, **SEVERAL)
+        if not again:
+            options["on_step"] = lambda h: h["step"] == 2
+            loop.fit(model, rows, STEPS, objective=made, **options)
+            next(tmp_path.glob("answers-*")).unlink()
+    with pytest.raises(InputError, match="the sampled answers of step 2 cannot be read"):
+        loop.fit(model, rows, STEPS, objective=made, **options | {"on_step": None})
+
+
+def test_micro_batches_of_several_steps(several):
+    parts, _ = trained(
+        loop.TrainConfig(**STEPS.__dict__ | {"micro_batches": 2, "max_steps": 2}), **SEVERAL
+    )
+    for mine, other in zip(parts, several[0]):
+        assert mine["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-2)
+        assert mine["clipped"] == pytest.approx(other["clipped"], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["fused", "plain"])
+def test_log_probabilities_at_a_temperature(kind):
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(7, 5, generator=g, dtype=torch.float64).requires_grad_()
+    head = torch.nn.Linear(5, 11, bias=kind == "plain", dtype=torch.float64)
+    head.requires_grad_(kind == "plain")
+    labels = torch.arange(7)
+    found = logprobs_at(0.7)(hidden, head, labels)
+    wanted = selective_log_softmax(head(hidden), labels, temperature=0.7)
+    torch.testing.assert_close(found, wanted)
+    weights = torch.arange(7.0, dtype=torch.float64)
+    gradients = [torch.autograd.grad((x * weights).sum(), hidden)[0] for x in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+    assert logprobs_at(1.0) is token_logprobs
+
+
+def test_no_set_is_kept_where_each_serves_one_step(whole, tmp_path):
+    model, tokenizer, article, rows = policy()
+    made = goal(model, tokenizer, article)
+    where = loop.Checkpoints(tmp_path, every=1, say=print)
+    config = with_options(max_steps=1)
+    history = loop.fit(model, rows, config, pad_id=0, objective=made, checkpoints=where)
+    assert "clipped" not in history[0] and "num_iterations" not in made.settings()
+    assert not list(tmp_path.glob("answers-*"))
