@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import instruct_course
+<<<<<<< HEAD
 from instruct_course import job, recipe
+=======
+from instruct_course import judging
+>>>>>>> grpo2
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
@@ -196,7 +200,7 @@ def test_eval_rows_decides_how_many_are_answered(rows, tmp_path, capsys):
     ],
 )
 def test_wrong_values_are_one_sentence_before_any_work(options, says, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "predict", None)
+    monkeypatch.setattr(judging, "predict", None)
     with pytest.raises(InputError, match=says):
         instruct_course.tune(data=str(rows), out=str(tmp_path / "r"), quiet=True, **options)
     assert not list(tmp_path.iterdir())

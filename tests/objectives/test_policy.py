@@ -240,7 +240,7 @@ def test_several_steps_are_trls_on_the_same_numbers():
     made = goal(model, tokenizer, article, **SEVERAL)
     seen = watched(made)
     config = with_options(max_steps=4, lr=3e-3, epochs=4, batch_tokens=10_000)
-    history = loop.fit(model, rows, config, pad_id=0, objective=made)
+    history = loop.fit(model, rows[:3], config, pad_id=0, objective=made)
     assert len(history) == 4
     for step, (groups, now, reference) in enumerate(seen):
         old = seen[step - step % 3][1]
@@ -257,7 +257,7 @@ def test_several_steps_are_trls_on_the_same_numbers():
     assert texts[0] == texts[1] == texts[2] != texts[3]
 
 
-@pytest.mark.parametrize("stop", [1, 2, 4])
+@pytest.mark.parametrize("stop", [1, 5])
 def test_a_run_that_stops_inside_a_set_goes_on_to_the_same_bits(several, stop, tmp_path):
     for until in (stop, 6):
         model, tokenizer, article, rows = policy()
