@@ -7,11 +7,7 @@ import pytest
 import torch
 
 import instruct_course
-<<<<<<< HEAD
-from instruct_course import job, recipe
-=======
-from instruct_course import judging
->>>>>>> grpo2
+from instruct_course import job, judging
 from instruct_course.common.errors import InputError
 from instruct_course.common.files import ASSETS
 from instruct_course.data.dataset import builtin
