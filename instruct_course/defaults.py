@@ -9,6 +9,7 @@ from instruct_course.objective_options import BY_OBJECTIVE, slower
 from instruct_course.plan import report, shapes
 from instruct_course.plan.gpus import GPU, GPUS, machine
 from instruct_course.plan.memory import Setting
+from instruct_course.train import loop
 
 __all__ = [
     "Budget",
@@ -16,6 +17,7 @@ __all__ = [
     "choose_template",
     "count_parameters",
     "fill_defaults",
+    "parse_noise",
     "plan_for",
     "planned_shape",
     "setting_for",
@@ -199,3 +201,24 @@ def setting_for(config: RehearseConfig) -> Setting:
         device="cuda" if torch.cuda.is_available() else "cpu",
         mapped=config.mapped,
     )
+
+
+def parse_noise(text: str | None) -> loop.Noise | None:
+    """`gaussian:S` or `neftune:A`, each with `:spare` behind it where the response gets none.
+
+    Raises:
+        InputError: it is written in another way.
+    """
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    strength, _, spare = rest.partition(":")
+    try:
+        if spare not in ("", "spare"):
+            raise ValueError
+        return loop.Noise(kind, float(strength), spare_response=bool(spare))
+    except ValueError:  # an InputError is one too
+        raise InputError(
+            f"--noise {text}: use gaussian:S or neftune:A with a strength of at least 0, such as "
+            "neftune:5, or neftune:5:spare to spare the response"
+        ) from None

@@ -19,6 +19,7 @@ from instruct_course.defaults import (
     budget_for,
     count_parameters,
     fill_defaults,
+    parse_noise,
     planned_shape,
 )
 from instruct_course.evaluate.answers import Answers
@@ -28,11 +29,10 @@ from instruct_course.plan.gpus import machine
 from instruct_course.plan.memory import Setting, mapped_bytes
 from instruct_course.plan.savings import choose, need
 from instruct_course.run import COMMANDS, LoadedRun, PartialRun, Run, open_run
-from instruct_course.train import loop
 from instruct_course.train.distributed import processes
 from instruct_course.train.state import check_optimizer
 
-__all__ = ["Job", "Judged", "Rows", "Student", "NOT_REMADE", "parse_noise", "prepare"]
+__all__ = ["Job", "Judged", "Rows", "Student", "NOT_REMADE", "prepare"]
 NOT_REMADE = (
     "out",
     "resume",
@@ -319,27 +319,6 @@ def _as_started(config: TuneConfig) -> TuneConfig:
                 f"{flag(declared.name)} {now}: the run of --start-from has {then}; leave it out"
             )
     return replace(config, **{name: before[name] for name in TAKEN_OVER})
-
-
-def parse_noise(text: str | None) -> loop.Noise | None:
-    """`gaussian:S` or `neftune:A`, each with `:spare` behind it where the response gets none.
-
-    Raises:
-        InputError: it is written in another way.
-    """
-    if text is None:
-        return None
-    kind, _, rest = text.partition(":")
-    strength, _, spare = rest.partition(":")
-    try:
-        if spare not in ("", "spare"):
-            raise ValueError
-        return loop.Noise(kind, float(strength), spare_response=bool(spare))
-    except ValueError:  # an InputError is one too
-        raise InputError(
-            f"--noise {text}: use gaussian:S or neftune:A with a strength of at least 0, such as "
-            "neftune:5, or neftune:5:spare to spare the response"
-        ) from None
 
 
 def _as_before(given: TuneConfig, kept: dict) -> TuneConfig:

@@ -16,9 +16,9 @@ from instruct_course.data.encoded_rows import encode_rows
 from instruct_course.data.rows import train_and_held_out
 from instruct_course.data.template import Template
 from instruct_course.data.walk import Source
-from instruct_course.defaults import choose_template, planned_shape
+from instruct_course.defaults import choose_template, parse_noise, planned_shape
 from instruct_course.evaluate.validation import Validation
-from instruct_course.job import Job, Rows, Student, parse_noise, prepare
+from instruct_course.job import Job, Rows, Student, prepare
 from instruct_course.judging import judge_base, judge_tuned
 from instruct_course.model import lora
 from instruct_course.model.load import Base, load_base
