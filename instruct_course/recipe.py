@@ -9,6 +9,7 @@ from instruct_course import objective, pair_rows, verifiable_rows
 from instruct_course.common.files import write_lines
 from instruct_course.common.options import flag
 from instruct_course.common.plots import curves
+from instruct_course.common.threads import flush_denormals
 from instruct_course.config import TuneConfig
 from instruct_course.data import audit, dataset
 from instruct_course.data import template as templates
@@ -242,15 +243,16 @@ def fit(
             log(record)
             return bool(job.on_step and job.on_step(record)) or is_enough
 
-        history = loop.fit(
-            student.model,
-            rows.encoded,
-            train_config(job),
-            pad_id=templates.pad_id(student.base.tokenizer),
-            objective=goal,
-            on_step=on_step,
-            checkpoints=_checkpoints(job, rows, goal),
-        )
+        with flush_denormals():
+            history = loop.fit(
+                student.model,
+                rows.encoded,
+                train_config(job),
+                pad_id=templates.pad_id(student.base.tokenizer),
+                objective=goal,
+                on_step=on_step,
+                checkpoints=_checkpoints(job, rows, goal),
+            )
     if job.is_first and not history:
         raise KeyboardInterrupt  # nothing was learnt, so nothing is written
     if job.is_first:

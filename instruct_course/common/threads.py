@@ -7,9 +7,17 @@ loads a model calls `settle_threads`; nothing here imports torch before that.
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 
-__all__ = ["fastest_threads", "product_rate", "settle_threads", "sleep_at_barriers"]
+__all__ = [
+    "fastest_threads",
+    "flush_denormals",
+    "product_rate",
+    "settle_threads",
+    "sleep_at_barriers",
+]
 SPINS = "1000"  # turns of an idle loop before a thread sleeps; libgomp's own default is 300,000
 _settled = []  # the number of threads, once it is chosen in this process
 CLEARLY = 1.25  # so much faster must fewer threads be to be taken
@@ -31,11 +39,7 @@ def sleep_at_barriers() -> None:
 
 
 def settle_threads(wanted: int | None = None) -> int:
-    """Choose how many threads torch computes with, and flush denormal numbers to zero.
-
-    Below 1.2e-38 a float32 is denormal, and many processors handle each such number apart: a
-    product of them was 180 times slower on a Xeon. Gradients of a model that is sure of its
-    answers hold some (3 to 5 % in nano's backward pass), which made training 2 to 3 times slower.
+    """Choose how many threads torch computes with, and start them so that they flush denormals.
 
     Args:
         wanted: threads, at most one per core; None: those of now, if a number has been chosen
@@ -46,13 +50,34 @@ def settle_threads(wanted: int | None = None) -> int:
     """
     import torch
 
-    torch.set_flush_denormal(True)  # False where the processor cannot; then nothing changes
+    if not _settled:
+        with flush_denormals():
+            torch.ones(1 << 20).mul_(1.0)  # large enough for all threads
     if wanted is not None:
         torch.set_num_threads(min(wanted, os.cpu_count() or 1))
     elif not (_settled or "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available()):
         torch.set_num_threads(fastest_threads(torch.get_num_threads()))
     _settled[:] = [torch.get_num_threads()]
     return _settled[0]
+
+
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Inside, this thread, and those that it starts, take denormal numbers for zero.
+
+    Below 1.2e-38 a float32 is denormal, and many processors handle each such number apart: a
+    product of them was 180 times slower on a Xeon. Gradients of a model that is sure of its
+    answers hold some (3 to 5 % in nano's backward pass), which made training 2 to 3 times slower.
+    Outside of training this thread keeps them: other code may count on them.
+    """
+    import torch
+
+    before = (torch.tensor([1e-39]) * 1.0).item() == 0
+    torch.set_flush_denormal(True)  # False where the processor cannot; then nothing changes
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def fastest_threads(most: int) -> int:

@@ -96,16 +96,23 @@ def test_a_number_that_was_given_counts(fresh):
     assert threads.settle_threads() == 1
 
 
-def test_denormal_numbers_become_zero(fresh):
-    torch.set_flush_denormal(False)
+def test_denormal_numbers_are_zero_inside_the_block_only():
     tiny = torch.tensor([1e-39])
-    assert (tiny * 1.0).item() > 0
+    smallest = torch.tensor([1.2e-38])  # of the normal numbers
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor keeps them")
     torch.set_flush_denormal(False)
+    assert (tiny * 1.0).item() > 0
+    with threads.flush_denormals():
+        with threads.flush_denormals():
+            assert (tiny * 1.0).item() == 0
+        assert (tiny * 1.0).item() == 0 and (smallest * 1.0).item() > 0
+    assert (tiny * 1.0).item() > 0
+
+
+def test_settling_leaves_this_thread_as_it_was(fresh):
     threads.settle_threads(1)
-    assert (tiny * 1.0).item() == 0
-    assert (torch.tensor([1.2e-38]) * 1.0).item() > 0  # the smallest normal numbers stay
+    assert (torch.tensor([1e-39]) * 1.0).item() > 0
 
 
 def test_the_rate_of_a_product(fresh):
