@@ -47,6 +47,14 @@ def write_stored(folder, source=ASSETS / "nano", **options):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def computed_in_float32():
+    """On every machine, so that logits can be compared closely."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "compute_dtype", lambda name: torch.float32)
+        yield
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     return write_stored(tmp_path_factory.mktemp("stored") / "nano-bnb-4bit")

@@ -17,9 +17,10 @@ def eager(folder):
 
 
 def parity(folder, ids, atol=1e-4):
-    """Logits within `atol`, and states within 1e-5 of their largest entry.
+    """Logits as near to the library's in float64 as its own in float32 are, within a factor of 2.
 
-    That is what float32 can tell where they are large.
+    An error below `atol` is none. States are within 1e-5 of their largest entry: that is what
+    float32 can tell where they are large.
     """
     theirs = eager(folder)
     mine = llama.by_hand(folder)
@@ -30,7 +31,9 @@ def parity(folder, ids, atol=1e-4):
         for i, (a, b) in enumerate(zip(states, wanted.hidden_states)):
             bound = max(atol, 1e-5 * b.abs().max().item())
             assert (a - b).abs().max() <= bound, f"after layer {i}"
-        torch.testing.assert_close(mine(ids), wanted.logits, rtol=0, atol=atol)
+        exact = theirs.double()(ids).logits
+        error = (mine(ids) - exact).abs().max().item()
+        assert error <= max(atol, 2 * (wanted.logits - exact).abs().max().item())
     return mine
 
 
