@@ -1,10 +1,13 @@
 """A run on its way: what was asked, its rows, its model, and where it is written."""
 
+import atexit
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+
+import torch
 
 from instruct_course.common.errors import InputError
 from instruct_course.common.options import check_options, flag
@@ -181,6 +184,8 @@ def prepare(config: TuneConfig, quiet: bool, on_step, kind: str = "tune") -> Job
     """A checked job with all defaults chosen; nothing is written yet. Raises InputError."""
     started = time.perf_counter()
     rank, world = processes()
+    if world > 1:  # a process that ends while others still talk to it would be aborted
+        atexit.register(leave)
     progress = Progress(quiet or rank > 0)
     _check(config, world)
     if config.resume:
@@ -203,6 +208,12 @@ def prepare(config: TuneConfig, quiet: bool, on_step, kind: str = "tune") -> Job
     config = replace(config, threads=threads)
     budget = budget_for(parameters, config.eval_rows)
     return Job(config, budget, partial, progress, rank == 0, started, on_step, kind=kind)
+
+
+def leave() -> None:
+    """Leave the processes that train together, if this one is still among them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _check_kind(partial: PartialRun, kind: str) -> None:

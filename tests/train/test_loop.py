@@ -663,6 +663,7 @@ rank, world = processes()
 total = torch.tensor([10.0 ** rank])
 torch.distributed.all_reduce(total)
 open(f"rank{rank}of{world}", "w", encoding="utf-8").write(str(total.item()))
+torch.distributed.destroy_process_group()
 """
 LAUNCHERS = {
     "torchrun": "torchrun --standalone --nproc_per_node 2",
